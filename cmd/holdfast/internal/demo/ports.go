@@ -1,0 +1,100 @@
+package demo
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"strconv"
+
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+)
+
+// ports are where the parts of every site listen, each at the site's own address.
+type ports struct {
+	nats, dns, iscsi int
+	link             int // the first of the proxies to other sites
+	probe            int // the first host's health page
+	service          int // the workloads'
+}
+
+// linkOf is which port of the proxies, from link on, leads from the i-th site to the j-th.
+func linkOf(i, j int) int { return 3*i + j }
+
+// newLayout draws the addresses of a demo, with ports that are free on them.
+func newLayout(ctx context.Context, dir string) (layout, error) {
+	l := layout{dir: dir, octet: map[domain.SiteID]int{siteA: 11, siteB: 12, siteW: 13}}
+	var err error
+	for range 20 {
+		var b [2]byte
+		if _, err := rand.Read(b[:]); err != nil {
+			return l, fmt.Errorf("draw loopback addresses: %w", err)
+		}
+		l.base = fmt.Sprintf("127.%d.%d", 20+int(b[0])%200, b[1])
+		if err = l.choosePorts(ctx); err == nil {
+			return l, nil
+		}
+	}
+	return l, fmt.Errorf("no loopback addresses: %w: could not listen in 127.0.0.0/8 (%w); the demo needs a system whose whole loopback network is local, as Linux's is", domain.ErrUnavailable, err)
+}
+
+// choosePorts takes the well-known port of each part, or another one where a program that listens on every address has it.
+func (l *layout) choosePorts(ctx context.Context) error {
+	site := func(s domain.SiteID) string { return fmt.Sprintf("%s.%d", l.base, l.octet[s]) }
+	data := []string{site(siteA), site(siteB)}
+	all := append([]string{site(siteW)}, data...)
+	var vms []string
+	for _, wl := range workloads() {
+		vms = append(vms, l.vmAddr(wl, siteA), l.vmAddr(wl, siteB))
+	}
+	for _, c := range []struct {
+		port        *int
+		first, span int
+		udp         bool
+		hosts       []string
+	}{
+		{&l.ports.nats, 4222, 1, false, all},
+		{&l.ports.dns, 5353, 1, true, data},
+		{&l.ports.iscsi, 3260, 1, false, data},
+		{&l.ports.link, 4300, linkOf(2, 2) + 1, false, all},
+		{&l.ports.probe, 7101, 2, false, data},
+		{&l.ports.service, 8080, 1, false, vms},
+	} {
+		var err error
+		for *c.port = c.first; *c.port < c.first+20*portStep; *c.port += portStep {
+			if err = free(ctx, c.hosts, *c.port, c.span, c.udp); err == nil {
+				break
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const portStep = 211 // leads from no part's ports to another's within twenty steps
+
+// free is nil when a range of ports can be listened on at every host.
+func free(ctx context.Context, hosts []string, first, span int, udp bool) error {
+	var lc net.ListenConfig
+	for _, h := range hosts {
+		for p := first; p < first+span; p++ {
+			addr := net.JoinHostPort(h, strconv.Itoa(p))
+			ln, err := lc.Listen(ctx, "tcp", addr)
+			if err != nil {
+				return err
+			}
+			_ = ln.Close()
+			if !udp {
+				continue
+			}
+			pc, err := lc.ListenPacket(ctx, "udp", addr)
+			if err != nil {
+				return err
+			}
+			_ = pc.Close()
+		}
+	}
+	return nil
+}

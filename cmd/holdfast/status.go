@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+)
+
+// siteStatus is what one site says of itself; what did not answer is in Problems.
+type siteStatus struct {
+	Site       domain.SiteID         `json:"site"`
+	Reachable  bool                  `json:"reachable"`
+	Quorum     *api.QuorumStatus     `json:"quorum,omitempty"`
+	Health     *api.HealthStatus     `json:"health,omitempty"`
+	Replicator *api.ReplicatorStatus `json:"replicator,omitempty"`
+	Failover   *api.FailoverStatus   `json:"failover,omitempty"`
+	Problems   []string              `json:"problems,omitempty"`
+}
+
+func statusCommand() *cobra.Command {
+	var r remote
+	c := &cobra.Command{
+		Use: "status", Short: "Show every site, group and VM", Args: exactly(0, "no argument"),
+		Long: "Show every site, group and VM. Where a site or a service does not answer, what the others say is printed all the same,\n" +
+			"and the exit code is 4.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, mesh, err := r.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer mesh.Close()
+			ctx, cancel := context.WithTimeout(cmd.Context(), r.timeout)
+			defer cancel()
+			var all []siteStatus
+			for _, s := range cfg.Sites {
+				conn, err := mesh.Conn(s.ID)
+				if err != nil {
+					return err
+				}
+				all = append(all, askSite(ctx, conn, s.Role))
+			}
+			if r.output == "json" {
+				err = printJSON(cmd.OutOrStdout(), map[string]any{"sites": all})
+			} else {
+				err = printStatus(cmd.OutOrStdout(), all)
+			}
+			if err != nil {
+				return err
+			}
+			return whole(all)
+		},
+	}
+	r.flags(c)
+	return c
+}
+
+// whole is nil when every site answered in full, and otherwise names those that did not, for the exit code.
+func whole(all []siteStatus) error {
+	var missing []string
+	for _, s := range all {
+		if len(s.Problems) > 0 {
+			missing = append(missing, string(s.Site))
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("status is %w: not all of site %s answered: see its problems above", errPartial, strings.Join(missing, ", "))
+}
+
+// connectPatience is how long a site may take to be connected to before it is told as not reachable: a first attempt that
+// fails on a busy machine is made again within it.
+const connectPatience = time.Second
+
+func askSite(ctx context.Context, conn *bus.Conn, role domain.SiteRole) siteStatus {
+	wctx, cancel := context.WithTimeout(ctx, connectPatience)
+	defer cancel()
+	st := siteStatus{Site: conn.Site(), Reachable: conn.AwaitConnected(wctx) == nil}
+	if !st.Reachable {
+		st.Problems = []string{"its NATS server cannot be reached from here"}
+		return st
+	}
+	st.Quorum = ask[api.QuorumStatus](ctx, conn, &st, api.ServiceQuorum, api.Empty{})
+	st.Health = ask[api.HealthStatus](ctx, conn, &st, api.ServiceHealth, api.Empty{})
+	if role == domain.SiteData {
+		st.Replicator = ask[api.ReplicatorStatus](ctx, conn, &st, api.ServiceReplicator, api.GroupRequest{})
+		st.Failover = ask[api.FailoverStatus](ctx, conn, &st, api.ServiceFailover, api.Empty{})
+	}
+	return st
+}
+
+func ask[Resp, Req any](ctx context.Context, conn *bus.Conn, st *siteStatus, service string, req Req) *Resp {
+	resp, err := bus.Call[Resp](ctx, conn, service, api.VerbStatus, req)
+	if err != nil {
+		st.Problems = append(st.Problems, fmt.Sprintf("%s: %v", service, err))
+		return nil
+	}
+	return &resp
+}
+
+func printStatus(out io.Writer, all []siteStatus) error {
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "SITE\tREACHABLE\tSEES")
+	for _, s := range all {
+		fmt.Fprintf(w, "%s\t%v\t%s\n", s.Site, s.Reachable, assessments(s.Health))
+	}
+	fmt.Fprintln(w, "\nGROUP\tSITE\tROLE\tEPOCH\tSERVING\tHEAD LSN\tTARGET\tSTATE\tIN SYNC\tLAG")
+	for _, s := range all {
+		if s.Replicator == nil {
+			continue
+		}
+		for _, g := range s.Replicator.Groups {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%v\t%d", g.Group, s.Site, g.Role, g.Epoch, g.Serving, g.HeadLSN)
+			if len(g.Targets) == 0 {
+				fmt.Fprint(w, "\t-\t-\t-\t-")
+			}
+			for _, t := range g.Targets {
+				fmt.Fprintf(w, "\t%s\t%s\t%v\t%.1f s, %d B", t.Site, t.State, t.InSync, t.LagSeconds, t.LagBytes)
+			}
+			fmt.Fprintln(w)
+			for _, q := range g.Quarantined {
+				fmt.Fprintf(w, "\t%s\tkept aside: %d writes, %d bytes of epoch %s in %s\n", s.Site, q.Writes, q.Bytes, q.Epoch, q.Path)
+			}
+			if g.Error != "" {
+				fmt.Fprintf(w, "\t%s\terror: %s\n", s.Site, g.Error)
+			}
+		}
+	}
+	fmt.Fprintln(w, "\nVM\tGROUP\tSTATE\tADDRESS\tEPOCH")
+	for _, s := range all {
+		if s.Failover == nil {
+			continue
+		}
+		for _, v := range s.Failover.VMs {
+			fmt.Fprintf(w, "%s\t%s\t%s at %s\t%s:%d\t%s\n", v.VM, v.Group, v.State, s.Site, v.Address, v.Port, v.Epoch)
+		}
+	}
+	printVoters(w, all)
+	printNodes(w, all)
+	for _, s := range all {
+		for _, p := range s.Problems {
+			fmt.Fprintf(w, "\nsite %s: %s\n", s.Site, p)
+		}
+	}
+	return w.Flush()
+}
+
+// printVoters tells each voter that a site cannot count on, and why.
+func printVoters(w io.Writer, all []siteStatus) {
+	for _, s := range all {
+		if s.Quorum == nil {
+			continue
+		}
+		for _, v := range s.Quorum.Voters {
+			if !v.Reachable || v.Detail != "" {
+				fmt.Fprintf(w, "\nsite %s: voter %s (%s) reachable %v: %s\n", s.Site, v.ID, v.Kind, v.Reachable, v.Detail)
+			}
+		}
+	}
+}
+
+// printNodes tells each node whose clock or protocol version is not that of the site that hears it.
+func printNodes(w io.Writer, all []siteStatus) {
+	for _, s := range all {
+		if s.Health == nil {
+			continue
+		}
+		for _, n := range s.Health.Nodes {
+			if n.ClockSkewed {
+				fmt.Fprintf(w, "\nsite %s: the clock of %s of site %s is %.1f s off: set the clocks by NTP (leases are not affected)\n",
+					s.Site, n.Node, n.Site, time.Duration(n.ClockOffsetNs).Seconds())
+			}
+			if n.Refused != "" {
+				fmt.Fprintf(w, "\nsite %s: %s of site %s is refused: %s\n", s.Site, n.Node, n.Site, n.Refused)
+			}
+		}
+	}
+}
+
+func assessments(h *api.HealthStatus) string {
+	if h == nil {
+		return "no health service"
+	}
+	text := ""
+	for _, a := range h.Assessments {
+		if a.Class != api.ClassNone && a.Class != "" {
+			text += fmt.Sprintf("%s: %s %s; ", a.Site, a.Class, a.Text)
+		}
+	}
+	if text == "" {
+		return "all well"
+	}
+	return text
+}

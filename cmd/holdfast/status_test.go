@@ -1,0 +1,41 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+)
+
+func TestStatusTellsClocksAndVersionsThatDoNotFit(t *testing.T) {
+	var out bytes.Buffer
+	err := printStatus(&out, []siteStatus{{Site: "b", Reachable: true, Health: &api.HealthStatus{Site: "b", Nodes: []api.NodeStatus{
+		{Site: "a", Node: "health", Version: "1.0"},
+		{Site: "a", Node: "quorum", Version: "1.0", ClockOffsetNs: int64(-7 * time.Second), ClockSkewed: true},
+		{Site: "w", Node: "quorum", Version: "2.0", Refused: "the peer speaks protocol 2.0, this service 1.0: upgrade this service"},
+	}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := out.String()
+	for _, part := range []string{"clock of quorum of site a is -7.0 s off", "NTP", "quorum of site w is refused", "2.0", "upgrade"} {
+		if !strings.Contains(text, part) {
+			t.Errorf("%q is not in:\n%s", part, text)
+		}
+	}
+	if strings.Contains(text, "health of site a") {
+		t.Errorf("a node that is well is told:\n%s", text)
+	}
+}
+
+func TestStatusWithoutASitesAnswerIsPartial(t *testing.T) {
+	all := []siteStatus{{Site: "a", Reachable: true}, {Site: "b", Problems: []string{"its NATS server cannot be reached from here"}}}
+	if err := whole(all); exitCode(err) != 4 || !strings.Contains(err.Error(), "site b") {
+		t.Errorf("exit %d: %v", exitCode(err), err)
+	}
+	if err := whole(all[:1]); err != nil {
+		t.Errorf("a whole answer is told as %v", err)
+	}
+}

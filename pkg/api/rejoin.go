@@ -1,0 +1,58 @@
+package api
+
+import "github.com/holdfast-dr/holdfast/pkg/domain"
+
+// Verbs that replicators use among themselves: a primary calls them at its targets.
+const (
+	VerbRejoin       = "rejoin"        // RejoinRequest -> RejoinReply
+	VerbResyncBegin  = "resync_begin"  // ResyncBegin -> Empty
+	VerbResyncCommit = "resync_commit" // ResyncCommit -> Empty
+	VerbResyncData   = "resync_data"   // binary, see services/replicator/group; empty reply
+)
+
+// RejoinRequest asks a target to follow a primary under an epoch: it fences itself to the epoch, durably, compares
+// lineages, and keeps its diverged writes aside. Errors: stale_epoch (a higher epoch was seen there), not_found (no such
+// group there yet), invalid (another geometry), refused (the copy is broken).
+type RejoinRequest struct {
+	Group   domain.GroupID  `json:"group"`
+	Epoch   domain.Epoch    `json:"epoch"`
+	Site    domain.SiteID   `json:"site"` // the primary
+	Lineage []LineageEntry  `json:"lineage"`
+	Volumes []domain.Volume `json:"volumes"`
+	// First and Last are the primary's changes that it can still send as frames.
+	First domain.LSN `json:"first_lsn"`
+	Last  domain.LSN `json:"last_lsn"`
+	// Cause is the traceparent of the promote that made the primary one.
+	Cause string `json:"cause,omitempty"`
+}
+
+// RejoinReply says where the target stands.
+type RejoinReply struct {
+	// LSN is the last change of the primary's line that the target's journal holds; frames go on at LSN+1.
+	LSN domain.LSN `json:"lsn"`
+	// Resync is set when frames alone cannot bring it on: the blocks written by either side since LSN must be sent.
+	Resync bool `json:"resync"`
+	// Full means that what the target wrote since LSN is not known: everything must be sent.
+	Full bool `json:"full"`
+	// Diverged is the set of blocks that the target wrote since LSN, in package extent's form.
+	Diverged    []byte       `json:"diverged,omitempty"`
+	Quarantined *Quarantined `json:"quarantined,omitempty"`
+}
+
+// ResyncBegin opens a staging area at the target and discards an older one.
+type ResyncBegin struct {
+	Group   domain.GroupID `json:"group"`
+	Epoch   domain.Epoch   `json:"epoch"`
+	Session uint64         `json:"session"`
+}
+
+// ResyncCommit makes what was staged visible at once: the target's copy then is the primary's at LSN. It is answered when
+// the target has begun; a rejoin is answered when it is done.
+type ResyncCommit struct {
+	Group   domain.GroupID `json:"group"`
+	Epoch   domain.Epoch   `json:"epoch"`
+	Session uint64         `json:"session"`
+	Cut     domain.LSN     `json:"cut"` // the data sent holds every change up to here
+	LSN     domain.LSN     `json:"lsn"` // the frames sent hold Cut+1 up to here
+	Lineage []LineageEntry `json:"lineage"`
+}

@@ -1,0 +1,204 @@
+package api
+
+import (
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+)
+
+// Verbs of the replicator.
+const (
+	VerbPromote    = "promote"    // PromoteRequest -> PromoteReply
+	VerbDemote     = "demote"     // DemoteRequest -> DemoteReply
+	VerbFence      = "fence"      // FenceRequest -> Empty
+	VerbProtect    = "protect"    // ProtectRequest -> Empty
+	VerbEstimate   = "estimate"   // EstimateRequest -> LossEstimate
+	VerbQuarantine = "quarantine" // GroupRequest -> QuarantineReply
+	// VerbStatus: GroupRequest (empty group: all) -> ReplicatorStatus
+)
+
+// GroupRequest names a group, or all with an empty one.
+type GroupRequest struct {
+	Group domain.GroupID `json:"group,omitempty"`
+}
+
+// PromoteRequest makes this site primary for a group under an epoch it holds the lease for: raises the epoch in the
+// journal, seals the old pipes, brings the volumes to the end of the validated journal and serves them over iSCSI.
+// A repeat under the same epoch answers the same. Errors: stale_epoch, no_lease, refused (the copy is incomplete).
+type PromoteRequest struct {
+	Group domain.GroupID `json:"group"`
+	Epoch domain.Epoch   `json:"epoch"`
+	RunID domain.RunID   `json:"run_id,omitempty"`
+	// InSync is the in-sync set the caller was granted the lease with. What the primary waits for is the set in its own
+	// lease reply; where the two differ it first has one set committed.
+	InSync []domain.SiteID `json:"in_sync"`
+}
+
+// PromoteReply says where the volumes are served.
+type PromoteReply struct {
+	Group    domain.GroupID `json:"group"`
+	Epoch    domain.Epoch   `json:"epoch"`
+	FirstLSN domain.LSN     `json:"first_lsn"` // of the new epoch: everything before it was kept
+	Lineage  []LineageEntry `json:"lineage"`
+	Disks    []Disk         `json:"disks"`
+	// Estimate is the loss this promotion accepted, as far as this site could know.
+	Estimate LossEstimate `json:"estimate"`
+}
+
+// Disk is one volume as an initiator reaches it.
+type Disk struct {
+	Volume domain.VolumeID `json:"volume"`
+	URL    string          `json:"url"` // iscsi://host:port/iqn/lun
+	Serial string          `json:"serial"`
+}
+
+// LineageEntry is one stretch of a copy's life: from FirstLSN on, written under Epoch by Site.
+type LineageEntry struct {
+	Epoch    domain.Epoch  `json:"epoch"`
+	FirstLSN domain.LSN    `json:"first_lsn"`
+	Site     domain.SiteID `json:"site"`
+}
+
+// DemoteRequest stops serving for a planned move: sessions are dropped, writers drained, and the reply waits until the
+// successor's journal holds everything. The group then is a target. A repeat answers the same. Errors: refused (the
+// successor is not in sync or does not catch up in time: the group goes on serving), stale_epoch.
+type DemoteRequest struct {
+	Group     domain.GroupID `json:"group"`
+	Epoch     domain.Epoch   `json:"epoch"` // under which it serves
+	Successor domain.SiteID  `json:"successor"`
+	TimeoutNs int64          `json:"timeout_ns"`
+}
+
+// DemoteReply is the end of the epoch.
+type DemoteReply struct {
+	LastLSN domain.LSN `json:"last_lsn"`
+}
+
+// FenceRequest raises the epoch a copy refuses everything below, durably, and stops serving if it was primary.
+type FenceRequest struct {
+	Group domain.GroupID `json:"group"`
+	Epoch domain.Epoch   `json:"epoch"`
+}
+
+// ProtectRequest tells a primary to bring the other sites of the group (back) under protection: connect, compare
+// lineages, quarantine what diverged there, send what differs, stream, and propose them into the in-sync set.
+// Answers as soon as the work is under way; progress is in the status and the events. A primary does this by itself too.
+type ProtectRequest struct {
+	Group domain.GroupID `json:"group"`
+	Epoch domain.Epoch   `json:"epoch"`
+	RunID domain.RunID   `json:"run_id,omitempty"`
+}
+
+// EstimateRequest asks what would be lost if the group were promoted here now.
+type EstimateRequest struct {
+	Group domain.GroupID `json:"group"`
+}
+
+// LossEstimate is what is missing here of what the primary is last known to have had. Known is false when nothing was
+// ever heard of the primary's head.
+type LossEstimate struct {
+	Known   bool      `json:"known"`   // the primary's head was heard of
+	Writes  uint64    `json:"writes"`  // acknowledged at the primary and not here
+	Bytes   uint64    `json:"bytes"`   // in those writes
+	Seconds float64   `json:"seconds"` // of work in those writes
+	AsOf    time.Time `json:"as_of"`   // when the primary was last heard of
+	Text    string    `json:"text"`    // for people: "3.2 s, 41 MB"
+}
+
+// ReplicatorStatus is the reply of the replicator's status verb.
+type ReplicatorStatus struct {
+	Site   domain.SiteID `json:"site"`
+	Groups []GroupStatus `json:"groups"`
+}
+
+// GroupStatus is one group's copy at one site.
+type GroupStatus struct {
+	Group       domain.GroupID `json:"group"`
+	Role        domain.Role    `json:"role"`
+	Epoch       domain.Epoch   `json:"epoch"`
+	Serving     bool           `json:"serving"`
+	Consistent  bool           `json:"consistent"` // may be promoted
+	HeadLSN     domain.LSN     `json:"head_lsn"`   // durable in the journal here
+	AppliedLSN  domain.LSN     `json:"applied_lsn"`
+	JournalUsed int64          `json:"journal_used_bytes"`
+	JournalSize int64          `json:"journal_size_bytes"`
+	Lineage     []LineageEntry `json:"lineage"`
+	Disks       []Disk         `json:"disks,omitempty"`
+	Targets     []TargetStatus `json:"targets,omitempty"` // at a primary
+	Quarantined []Quarantined  `json:"quarantined,omitempty"`
+	RPOTarget   float64        `json:"rpo_target_seconds,omitempty"` // at a primary: the group's, 0 when nothing may be lost
+	Error       string         `json:"error,omitempty"`
+}
+
+// States of a target as its primary sees it.
+const (
+	TargetConnecting = "connecting"
+	TargetResync     = "resync"
+	TargetStreaming  = "streaming"
+	TargetLagging    = "lagging"
+	TargetOverflow   = "overflow"
+	TargetLost       = "lost"
+)
+
+// TargetStates lists every state of a target.
+func TargetStates() []string {
+	return []string{TargetConnecting, TargetResync, TargetStreaming, TargetLagging, TargetOverflow, TargetLost}
+}
+
+// TargetStatus is one target as its primary sees it.
+type TargetStatus struct {
+	Site        domain.SiteID `json:"site"`
+	Mode        domain.Mode   `json:"mode"`
+	State       string        `json:"state"`
+	InSync      bool          `json:"in_sync"` // in the committed in-sync set
+	DurableLSN  domain.LSN    `json:"durable_lsn"`
+	LagBytes    uint64        `json:"lag_bytes"`
+	LagSeconds  float64       `json:"lag_seconds"`        // age of the oldest acknowledged write that it lacks
+	RPOSeconds  float64       `json:"rpo_seconds"`        // what would be lost now: 0 in sync, else the lag
+	ResyncBytes uint64        `json:"resync_bytes"`       // sent so far by the last resync
+	ResyncTotal uint64        `json:"resync_total_bytes"` // it has to send
+	VolumeBytes uint64        `json:"volume_bytes"`
+	Error       string        `json:"error,omitempty"`
+}
+
+// QuarantineReply lists what was kept aside.
+type QuarantineReply struct {
+	Items []Quarantined `json:"items"`
+}
+
+// Quarantined is a tail of writes that another epoch overtook: kept aside, readable, never discarded by itself.
+type Quarantined struct {
+	Group    domain.GroupID      `json:"group"`
+	Site     domain.SiteID       `json:"site"`              // where it is kept
+	Epoch    domain.Epoch        `json:"epoch"`             // it was written under
+	FirstLSN domain.LSN          `json:"first_lsn"`         // of the tail
+	LastLSN  domain.LSN          `json:"last_lsn"`          // of the tail
+	Writes   uint64              `json:"writes"`            // in the tail
+	Bytes    uint64              `json:"bytes"`             // in those writes
+	From     time.Time           `json:"from"`              // the first write was made
+	To       time.Time           `json:"to"`                // the last write was made
+	Path     string              `json:"path"`              // folder at that site
+	Extents  []QuarantinedExtent `json:"extents,omitempty"` // the writes one by one
+}
+
+// QuarantinedExtent is one write that was kept aside.
+type QuarantinedExtent struct {
+	Volume domain.VolumeID `json:"volume"`
+	Offset int64           `json:"offset"` // bytes from the volume's start
+	Length int64           `json:"length"` // bytes
+	LSN    domain.LSN      `json:"lsn"`    // its place in the group's write order
+	Time   time.Time       `json:"time"`   // it was made
+}
+
+// Position is published on PositionSubject. A target sends it after every durable frame; a primary every 250 ms.
+type Position struct {
+	Group   domain.GroupID `json:"group"`
+	Site    domain.SiteID  `json:"site"`
+	Primary bool           `json:"primary"` // the sender's role
+	Epoch   domain.Epoch   `json:"epoch"`
+	LSN     domain.LSN     `json:"lsn"`              // durable here; a primary: the last acknowledged
+	Frame   uint64         `json:"frame"`            // number of the last durable frame of Epoch
+	Bytes   uint64         `json:"bytes"`            // payload bytes since the epoch began, a primary's clock of volume
+	Time    time.Time      `json:"time"`             // of the last frame
+	Resend  bool           `json:"resend,omitempty"` // a gap was seen: send from LSN+1
+}

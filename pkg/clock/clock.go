@@ -1,0 +1,32 @@
+// Package clock reads CLOCK_BOOTTIME: the clock that leases run on. Go's monotonic clock stands still while a machine
+// is suspended and the wall clock steps; a lease counted on either could outlive the grant behind it.
+package clock
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Time is a reading of CLOCK_BOOTTIME: time since the machine booted, suspends included. Only differences between two
+// readings on one machine mean anything.
+type Time time.Duration
+
+// Add moves a reading by d.
+func (t Time) Add(d time.Duration) Time { return t + Time(d) }
+
+// Sub is the time from u to t.
+func (t Time) Sub(u Time) time.Duration { return time.Duration(t - u) }
+
+// Before reports whether t is earlier than u.
+func (t Time) Before(u Time) bool { return t < u }
+
+// Now reads CLOCK_BOOTTIME. It stops the process where the kernel has no such clock, since no lease could be kept there.
+func Now() Time {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic(fmt.Sprintf("read CLOCK_BOOTTIME: %v: this kernel cannot keep leases", err))
+	}
+	return Time(ts.Nano())
+}

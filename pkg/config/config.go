@@ -1,0 +1,234 @@
+// Package config reads a site's configuration: one YAML file, decoded strictly. Every mistake is told with its line, its
+// field and its mend, all of them at once.
+package config
+
+import (
+	"strings"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+)
+
+// Config is everything one site needs to know. See deploy/examples/site-a.yaml for a commented sample.
+type Config struct {
+	Cluster string        `yaml:"cluster"` // name of the installation, the same at every site
+	Site    domain.SiteID `yaml:"site"`
+	DataDir string        `yaml:"data_dir"` // relative to the file's folder
+	// RunDir is a folder in memory (tmpfs) where the site's voter keeps what it need not remember over a reboot, so that it votes
+	// on at once when its service is started again. Empty: one below /dev/shm. What is not in memory is not used.
+	RunDir   string   `yaml:"run_dir"`
+	Timing   string   `yaml:"timing"` // default, fast
+	NATS     NATS     `yaml:"nats"`
+	Sites    []Site   `yaml:"sites"`
+	Quorum   Quorum   `yaml:"quorum"`
+	ISCSI    ISCSI    `yaml:"iscsi"`
+	Journal  Journal  `yaml:"journal"`
+	Hosts    []Host   `yaml:"hosts"` // VM hosts of this site
+	DNS      DNS      `yaml:"dns"`
+	Groups   []Group  `yaml:"groups"` // seeds: written to desired state where it is empty
+	Plans    []Plan   `yaml:"plans"`
+	Tracing  Tracing  `yaml:"tracing"`
+	Metrics  Metrics  `yaml:"metrics"`
+	Security Security `yaml:"security"`
+	Log      Log      `yaml:"log"`
+}
+
+// NATS is this site's own server.
+type NATS struct {
+	Listen string `yaml:"listen"` // host:port of the embedded server; empty: the server runs elsewhere, as a container or unit of its own
+	// Local is the server's URL as this site's own services reach it, where that differs from what sites says to others: the
+	// way within a site must not depend on the link between sites.
+	Local string `yaml:"local"`
+	// Conf is a nats-server configuration (TLS, accounts, permissions) for the embedded server; holdfast site init writes one.
+	Conf string `yaml:"conf"`
+}
+
+// Site is one site of the installation as seen from here.
+type Site struct {
+	ID    domain.SiteID   `yaml:"id"`
+	Index int             `yaml:"index"` // 1 to 255, never given to another site
+	Role  domain.SiteRole `yaml:"role"`
+	NATS  string          `yaml:"nats"` // nats://host:port as this site reaches it
+	DNS   string          `yaml:"dns"`  // host:port of its authority, for clients; data sites with a zone of their own
+}
+
+// Quorum is who votes.
+type Quorum struct {
+	Model string `yaml:"model"` // node_majority, node_and_share_majority
+	// Share is the folder of the file-share witness, the same share at every data site. With node_and_share_majority it is
+	// either this or a witness site.
+	Share string `yaml:"share"`
+}
+
+// ISCSI is where volumes are served.
+type ISCSI struct {
+	Listen string `yaml:"listen"`
+	// Portal is the host:port that initiators are told, where they do not reach the address that is listened on: in
+	// containers, behind NAT.
+	Portal string `yaml:"portal"`
+	// CHAP is how VM hosts and this site's volumes prove themselves to one another. Left out, every initiator is let in. The
+	// secrets stay in files: each service that needs them reads them on its own machine.
+	CHAP CHAP `yaml:"chap"`
+}
+
+// CHAP names the credentials of iSCSI logins; see package chap for the files.
+type CHAP struct {
+	User             string `yaml:"user"`
+	SecretFile       string `yaml:"secret_file"`
+	MutualUser       string `yaml:"mutual_user"` // the target's, where it is to prove itself to hosts, too
+	MutualSecretFile string `yaml:"mutual_secret_file"`
+}
+
+// Journal is the ring of each group at this site.
+type Journal struct {
+	Size Size `yaml:"size"`
+}
+
+// Host is a VM host of this site.
+type Host struct {
+	ID       domain.HostID `yaml:"id"`
+	Driver   string        `yaml:"driver"`   // embedded, qemu
+	Probe    string        `yaml:"probe"`    // host:port of the agent's health page
+	Separate bool          `yaml:"separate"` // the agent runs as a process of its own: holdfast host
+}
+
+// DNS is the zone names live in and who is its authority.
+type DNS struct {
+	Zone   string   `yaml:"zone"`   // for example dr.example.org
+	Listen string   `yaml:"listen"` // host:port of this site's own authority; empty when Update is used
+	TTL    Duration `yaml:"ttl"`
+	Update *Update  `yaml:"update"`
+}
+
+// Update is an existing server that takes RFC 2136 updates.
+type Update struct {
+	Server   string `yaml:"server"`    // host:port
+	KeyFile  string `yaml:"key_file"`  // as tsig-keygen writes it: name, algorithm and secret
+	EpochTXT bool   `yaml:"epoch_txt"` // keep the epoch beside each name in a TXT record, as a second guard
+}
+
+// Group is a protection group as configured.
+type Group struct {
+	ID           domain.GroupID        `yaml:"id"`
+	Tier         int                   `yaml:"tier"`
+	Home         domain.SiteID         `yaml:"home"`
+	Targets      []domain.Target       `yaml:"targets"`
+	Durability   domain.Durability     `yaml:"durability"`
+	OnTargetLoss domain.OnTargetLoss   `yaml:"on_target_loss"`
+	Failover     domain.FailoverPolicy `yaml:"failover"`
+	HoldDown     Duration              `yaml:"hold_down"`
+	RPO          Duration              `yaml:"rpo"`
+	Volumes      []Volume              `yaml:"volumes"`
+	VMs          []domain.VM           `yaml:"vms"`
+}
+
+// Volume is a volume as configured.
+type Volume struct {
+	ID   domain.VolumeID `yaml:"id"`
+	Size Size            `yaml:"size"`
+}
+
+// Plan is a recovery plan as configured.
+type Plan = domain.Plan
+
+// Tracing says where traces go.
+type Tracing struct {
+	OTLP string `yaml:"otlp"` // host:port of a collector's gRPC port; empty: off
+	// CA is a PEM file the collector's certificate must come from; empty: the system's CAs. A collector within the site (a
+	// loopback or private address, or a name without a domain) is reached without TLS when no CA is given.
+	CA       string `yaml:"ca"`
+	Insecure bool   `yaml:"insecure"` // without TLS although the collector is elsewhere
+	// UI is the address of the Jaeger pages, for the links that holdfast run show prints, as http://jaeger.example.org:16686.
+	UI string `yaml:"ui"`
+}
+
+// Trace is the address of a trace's page; empty when no pages are configured.
+func (t Tracing) Trace(id string) string {
+	if t.UI == "" || id == "" {
+		return ""
+	}
+	return strings.TrimSuffix(t.UI, "/") + "/trace/" + id
+}
+
+// Metrics says where each service tells its health and its metrics.
+type Metrics struct {
+	// Listen is host:port for /healthz and /metrics. Services that run as processes of their own on one machine need a port
+	// each: Ports gives a service another one.
+	Listen string            `yaml:"listen"`
+	Ports  map[string]string `yaml:"ports"` // by service name: host:port
+}
+
+// Address is where a service (as in site.Services, host-ID for a VM host's agent, or site for all in one process) answers
+// /healthz and /metrics; empty is nowhere.
+func (m Metrics) Address(service string) string {
+	if own := m.Ports[service]; own != "" {
+		return own
+	}
+	return m.Listen
+}
+
+// Security says how this site proves itself to the others.
+type Security struct {
+	// Secrets is the folder of this site's certificates and credentials, as holdfast site init makes it. Empty: no TLS and no
+	// credentials, which is allowed on loopback addresses only.
+	Secrets string `yaml:"secrets"`
+}
+
+// Log says how much is logged.
+type Log struct {
+	Level string `yaml:"level"` // debug, info, warn, error
+}
+
+// Default is what a field is when the file does not say.
+func Default() Config {
+	return Config{
+		Cluster: "main",
+		Timing:  "default",
+		NATS:    NATS{},
+		Quorum:  Quorum{Model: "node_majority"},
+		ISCSI:   ISCSI{Listen: "127.0.0.1:3260"},
+		Journal: Journal{Size: 256 << 20},
+		DNS:     DNS{TTL: Duration(5 * time.Second)},
+		Log:     Log{Level: "info"},
+	}
+}
+
+// withGroupDefaults fills what a group leaves out.
+func withGroupDefaults(g Group) Group {
+	if g.Tier == 0 {
+		g.Tier = 2
+	}
+	if g.Durability == "" {
+		g.Durability = domain.DurabilityStrict
+	}
+	if g.OnTargetLoss == "" {
+		g.OnTargetLoss = domain.TargetLossDegrade
+	}
+	if g.Failover == "" {
+		g.Failover = domain.FailoverManual
+	}
+	if g.HoldDown == 0 {
+		g.HoldDown = Duration(30 * time.Second)
+	}
+	return g
+}
+
+// Domain is the group as the domain has it.
+func (g Group) Domain() domain.Group {
+	out := domain.Group{ID: g.ID, Tier: g.Tier, Home: g.Home, Targets: g.Targets, Durability: g.Durability,
+		OnTargetLoss: g.OnTargetLoss, Failover: g.Failover, HoldDown: time.Duration(g.HoldDown), RPO: time.Duration(g.RPO), VMs: g.VMs}
+	for _, v := range g.Volumes {
+		out.Volumes = append(out.Volumes, domain.Volume{ID: v.ID, SizeBytes: int64(v.Size)})
+	}
+	return out
+}
+
+// Self is this site's own entry of Sites.
+func (c Config) Self() Site {
+	for _, s := range c.Sites {
+		if s.ID == c.Site {
+			return s
+		}
+	}
+	return Site{}
+}

@@ -1,0 +1,209 @@
+package config_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/config"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+)
+
+const sample = "../../deploy/examples/site-a.yaml"
+
+func TestSampleFileIsValid(t *testing.T) {
+	cfg, err := config.Load(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := cfg.Groups[0].Domain()
+	if g.Volumes[0].SizeBytes != 64<<20 || g.HoldDown != 30*time.Second || g.ModeTo("b", "a") != domain.ModeSync {
+		t.Fatalf("group decoded as %+v", g)
+	}
+	if cfg.Groups[0].VMs[0].Sites["b"].Address != "127.0.12.10" {
+		t.Fatalf("placements decoded as %+v", cfg.Groups[0].VMs[0].Sites)
+	}
+	if !strings.HasSuffix(cfg.DataDir, "/deploy/examples/state-a") {
+		t.Fatalf("data_dir %s is not taken from the file's folder", cfg.DataDir)
+	}
+}
+
+// Each case breaks the sample in one place and names what must be told: the line of the break, the field, the mend.
+func TestEachKindOfMistakeIsToldWithLineFieldAndMend(t *testing.T) {
+	data, err := os.ReadFile(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, old, new, field, mend string }{
+		{"unknown key", "timing: default", "timeing: default", "timeing", `did you mean "timing"`},
+		{"unknown nested key", "{id: data, size: 64MiB}", "{id: data, sise: 64MiB}", "groups[0].volumes[0].sise", `did you mean "size"`},
+		{"size without unit", "size: 64MiB", "size: 64", "groups[0].volumes[0].size", "write a whole number with its unit"},
+		{"wrong size unit", "size: 256MiB", "size: 256MB", "journal.size", "4KiB, 64MiB"},
+		{"duration without unit", "hold_down: 30s", "hold_down: 30", "groups[0].hold_down", "with its unit"},
+		{"duplicate site", "{id: b, index: 2,", "{id: a, index: 2,", "sites[1].id", "another name"},
+		{"duplicate index", "{id: b, index: 2,", "{id: b, index: 1,", "sites[1].index", "number of its own"},
+		{"duplicate host", "{id: a-h2,", "{id: a-h1,", "hosts[1].id", "another name"},
+		{"host named as a service", "{id: a-h1,", "{id: quorum,", "hosts[0].id", "another name"},
+		{"duplicate key", "timing: default", "site: a", "site", "remove one; the first is on line 3"},
+		{"bad name", "id: erp\n", "id: ERP_1\n", "groups[0].id", "use 1 to 32 of a-z"},
+		{"bad address", `nats: "nats://127.0.0.1:4223"`, `nats: "127.0.0.1:4223"`, "sites[1].nats", "nats://host:port"},
+		{"bad port", "listen: 127.0.0.1:3260", "listen: 127.0.0.1:99999", "iscsi.listen", "port of 0 to 65535"},
+		{"bad portal", "listen: 127.0.0.1:3260", "portal: 0.0.0.0:3260", "iscsi.portal", "at which VM hosts reach"},
+		{"chap without a secret", "listen: 127.0.0.1:3260", "chap: {user: main-a}", "iscsi.chap.secret_file", "mode 0600"},
+		{"chap without a user", "listen: 127.0.0.1:3260", "chap: {secret_file: s}", "iscsi.chap.user", "the name that goes with"},
+		{"chap of an odd user", "listen: 127.0.0.1:3260", "chap: {user: 'a b', secret_file: s}", "iscsi.chap.user", "without spaces"},
+		{"mutual without a secret", "listen: 127.0.0.1:3260", "chap: {user: u, secret_file: s, mutual_user: t}", "iscsi.chap.mutual_secret_file", "mode 0600"},
+		{"mutual alone", "listen: 127.0.0.1:3260", "chap: {mutual_user: t, mutual_secret_file: m}", "iscsi.chap.mutual_user", "secret_file as well"},
+		{"unknown mode", "mode: sync", "mode: synchronous", "groups[0].targets[0].mode", "sync or async or none"},
+		{"target is witness", "targets: [{site: b,", "targets: [{site: w,", "groups[0].targets[0].site", "role is data"},
+		{"volume of no group", "volumes: [data]", "volumes: [dada]", "groups[0].vms[0].volumes[0]", "one of the group's volumes"},
+		{"vm without placement", "          b: {address: 127.0.12.10, hosts: [b-h1, b-h2]}\n", "", "groups[0].vms[0].sites", "each of the group's sites"},
+		{"bad vm address", "address: 127.0.12.10", "address: 127.0.12.10/24", "groups[0].vms[0].sites[b].address", "without a mask"},
+		{"number wanted", "tier: 1", "tier: one", "groups[0].tier", "a whole number"},
+		{"list wanted", "targets: [{site: b, mode: sync}]", "targets: b", "groups[0].targets", "'- '"},
+		{"plan names no group", "{group: erp,", "{group: crm,", "plans[0].groups[0].group", "name a group"},
+		{"model unknown", "model: node_and_share_majority", "model: best", "quorum.model", "node_majority or"},
+		{"zone missing", "  zone: dr.example.org\n", "", "dns.zone", "name the zone"},
+		{"small journal", "size: 256MiB", "size: 4MiB", "journal.size", "at least 16MiB"},
+		{"no data dir", "data_dir: ./state-a", "data_dir:", "data_dir", "name the folder"},
+		{"trace pages", "timing: default", "tracing: {ui: \"jaeger:16686\"}", "tracing.ui", "write http://host:16686"},
+		{"two kinds of collector", "timing: default", "tracing: {ca: ca.pem, insecure: true}", "tracing.insecure", "leave one"},
+		{"negative tier", "tier: 1", "tier: -1", "groups[0].tier", "1 for what comes back first"},
+		{"two targets at one site", "targets: [{site: b, mode: sync}]", "targets: [{site: b, mode: sync}, {site: b, mode: async}]", "groups[0].targets[1].site", "once"},
+		{"a volume twice", "volumes: [data]", "volumes: [data, data]", "groups[0].vms[0].volumes[1]", "to one VM"},
+		{"host that is none", "a: {address: 127.0.11.10, hosts: [a-h1, a-h2]}", "a: {address: 127.0.11.10, hosts: [a-h1, a-h3]}", "groups[0].vms[0].sites[a].hosts[1]", "name one of hosts"},
+		{"a host twice", "a: {address: 127.0.11.10, hosts: [a-h1, a-h2]}", "a: {address: 127.0.11.10, hosts: [a-h1, a-h1]}", "groups[0].vms[0].sites[a].hosts[1]", "once"},
+		{"placement without a copy", "          a: {address: 127.0.11.10,", "          w: {address: 127.0.13.10, hosts: [w-h1]}\n          a: {address: 127.0.11.10,", "groups[0].vms[0].sites[w]", "among the group's targets"},
+		{"vm depends on nobody", "        port: 8080", "        depends_on: [crm]\n        port: 8080", "groups[0].vms[0].depends_on[0]", "another VM"},
+		{"name outside the zone", "dns: [erp.dr.example.org]", "dns: [erp.example.com]", "groups[0].vms[0].dns[0]", "ends in .dr.example.org"},
+		{"no host name", "dns: [erp.dr.example.org]", "dns: ['e rp.dr.example.org']", "groups[0].vms[0].dns[0]", "labels of 1 to 63"},
+		{"no zone", "zone: dr.example.org", "zone: '..'", "dns.zone", "labels of 1 to 63"},
+		{"no ttl", "ttl: 5s", "ttl: 1ms", "dns.ttl", "whole seconds"},
+		{"two parts at one port", "listen: 127.0.0.1:3260", "listen: 127.0.0.1:4222", "iscsi.listen", "a port of its own"},
+		{"a group twice in a plan", "    groups:\n      - {group: erp, priority: 1}", "    groups: [{group: erp, priority: 1}, {group: erp, priority: 2}]", "plans[0].groups[1].group", "once"},
+		{"a second document", "timing: default", "---\ntiming: default", "", "one site's configuration in a file"},
+		{"syntax", "  listen: 127.0.0.1:3260", "  listen: [127.0.0.1:3260", "", "mend the syntax"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			text := string(data)
+			at := strings.Index(text, c.old)
+			if at < 0 {
+				t.Fatalf("the sample has no %q", c.old)
+			}
+			_, err := config.Parse("site-a.yaml", []byte(strings.Replace(text, c.old, c.new, 1)))
+			var problems config.Problems
+			if !errors.As(err, &problems) || !errors.Is(err, domain.ErrInvalid) {
+				t.Fatalf("want problems, got %v", err)
+			}
+			for _, p := range problems {
+				if p.Field != c.field || !strings.Contains(p.Mend, c.mend) {
+					continue
+				}
+				// Something left out is told at what encloses it; everything else exactly where it stands.
+				if line := strings.Count(text[:at], "\n") + 1; p.Line == 0 || (p.Line != line && c.new != "" && c.name != "syntax") {
+					t.Fatalf("told on line %d, stands on %d: %v", p.Line, line, err)
+				}
+				return
+			}
+			t.Fatalf("want field %q and mend %q, got:\n%v", c.field, c.mend, err)
+		})
+	}
+}
+
+func TestCHAPFilesAreTakenFromTheFilesFolderAndMutualIsRefusedForQEMU(t *testing.T) {
+	data, err := os.ReadFile(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(data), "listen: 127.0.0.1:3260", "listen: 127.0.0.1:3260\n  chap: {user: u, secret_file: ../s, mutual_user: t, mutual_secret_file: /m}", 1)
+	path := filepath.Join(t.TempDir(), "config", "site.yaml")
+	if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := cfg.ISCSI.CHAP; c.SecretFile != filepath.Join(filepath.Dir(filepath.Dir(path)), "s") || c.MutualSecretFile != "/m" {
+		t.Errorf("%+v", c)
+	}
+	_, err = config.Parse("site-a.yaml", []byte(strings.Replace(text, "driver: embedded", "driver: qemu", 1)))
+	if err == nil || !strings.Contains(err.Error(), "hosts[0].driver") || !strings.Contains(err.Error(), "iscsi.chap.mutual_user") {
+		t.Errorf("mutual CHAP with a QEMU host: %v", err)
+	}
+}
+
+func TestEveryMistakeIsToldAtOnceInTheOrderOfLines(t *testing.T) {
+	_, err := config.Parse("x.yaml", []byte("site: A\ntimings: fast\nnats: {listen: 1}\n"))
+	var problems config.Problems
+	if !errors.As(err, &problems) {
+		t.Fatalf("got %v", err)
+	}
+	if len(problems) != 1 || problems[0].Line != 2 {
+		t.Fatalf("unknown keys come first, alone: got %v", err)
+	}
+	_, err = config.Parse("x.yaml", []byte("site: A\nnats: {listen: 1}\n"))
+	if !errors.As(err, &problems) || len(problems) < 4 {
+		t.Fatalf("want every mistake, got %v", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	data, err := os.ReadFile(sample)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Add([]byte("a: &a [*a]"))
+	f.Add([]byte("groups: [{}]"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if _, err := config.Parse("f", data); err != nil && err.Error() == "" {
+			t.Fatal("an error without a text")
+		}
+	})
+}
+
+func TestCirclesOfDependenciesAreTold(t *testing.T) {
+	data, err := os.ReadFile(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(data), "\nplans:", `
+  - id: web
+    home: a
+    targets: [{site: b, mode: async}]
+    volumes: [{id: data, size: 64MiB}]
+    vms:
+      - {id: web-1, volumes: [data], port: 8081, depends_on: [erp-db], sites: {a: {address: 127.0.11.11, hosts: [a-h1]}, b: {address: 127.0.12.11, hosts: [b-h1]}}}
+plans:`, 1)
+	if _, err := config.Parse("fine.yaml", []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	text = strings.Replace(text, "        port: 8080", "        depends_on: [web-1]\n        port: 8080", 1)
+	text = strings.Replace(text, "{group: erp, priority: 1}", "{group: erp, priority: 1, depends_on: [web]}\n      - {group: web, priority: 2}", 1)
+	_, err = config.Parse("circle.yaml", []byte(text))
+	if !errors.Is(err, domain.ErrInvalid) {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"erp-db" waits for itself`, `"web-1" waits for itself`, `plans[0].groups[0].group: "erp" waits for itself`} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not told:\n%v", want, err)
+		}
+	}
+}
+
+func TestEmptyFileIsToldAsEmpty(t *testing.T) {
+	if _, err := config.Parse("empty.yaml", nil); err == nil || !strings.Contains(err.Error(), "empty.yaml: empty") {
+		t.Error(err)
+	}
+}
+
+func TestAFileWithoutEndIsNoConfiguration(t *testing.T) {
+	_, err := config.Load("/dev/zero")
+	if !errors.Is(err, domain.ErrInvalid) || !strings.Contains(err.Error(), "larger than 16 MiB") {
+		t.Fatalf("got %v", err)
+	}
+}

@@ -1,0 +1,383 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+)
+
+// validator collects problems by field.
+type validator struct{ problems []Problem }
+
+func (v *validator) bad(field, what, mend string) {
+	v.problems = append(v.problems, Problem{Field: field, What: what, Mend: mend})
+}
+
+func (v *validator) token(field, id string) {
+	switch {
+	case id == "":
+		v.bad(field, "missing", "give it a name of a-z, 0-9 and '-'")
+	case !domain.ValidToken(id):
+		v.bad(field, fmt.Sprintf("%q is not a name", id), "use 1 to 32 of a-z, 0-9 and '-', not beginning or ending with '-'")
+	}
+}
+
+func (v *validator) hostPort(field, addr string) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || port == "" {
+		v.bad(field, fmt.Sprintf("%q is not an address", addr), "write host:port, for example 127.0.0.1:4222")
+		return
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		v.bad(field, fmt.Sprintf("%q has no valid port", addr), "write a port of 0 to 65535")
+	}
+	_ = host
+}
+
+func oneOf[T ~string](v *validator, field string, got T, want ...T) {
+	if !slices.Contains(want, got) {
+		names := make([]string, len(want))
+		for i, w := range want {
+			names[i] = string(w)
+		}
+		v.bad(field, fmt.Sprintf("%q is not known", string(got)), "use "+strings.Join(names, " or "))
+	}
+}
+
+// unique tells names that stand twice in a list.
+func unique[T ~string](v *validator, seen map[T]string, field string, id T) {
+	if id == "" {
+		return
+	}
+	if first, ok := seen[id]; ok {
+		v.bad(field, fmt.Sprintf("%q is already the name of %s", string(id), strings.TrimSuffix(first, ".id")), "give one of them another name")
+		return
+	}
+	seen[id] = field
+}
+
+// Validate tells every mistake that decoding cannot see. The problems carry fields, not lines.
+func (c Config) Validate() []Problem {
+	v := &validator{}
+	v.token("cluster", c.Cluster)
+	v.token("site", string(c.Site))
+	if c.DataDir == "" {
+		v.bad("data_dir", "missing", "name the folder where this site keeps its state")
+	}
+	oneOf(v, "timing", c.Timing, "default", "fast")
+	oneOf(v, "log.level", c.Log.Level, "debug", "info", "warn", "error")
+	if c.NATS.Listen != "" {
+		v.hostPort("nats.listen", c.NATS.Listen)
+	}
+	c.Tracing.validate(v)
+	if c.Metrics.Listen != "" {
+		v.hostPort("metrics.listen", c.Metrics.Listen)
+	}
+	for _, service := range slices.Sorted(maps.Keys(c.Metrics.Ports)) {
+		v.hostPort("metrics.ports."+service, c.Metrics.Ports[service])
+	}
+	data := c.validateSites(v)
+	c.validateSecurity(v)
+	c.validateQuorum(v)
+	self := c.Self()
+	if self.Role == domain.SiteData {
+		c.validateISCSI(v)
+		if c.Journal.Size < 16<<20 {
+			v.bad("journal.size", c.Journal.Size.String()+" is too small", "give a journal at least 16MiB")
+		}
+		c.validateHosts(v)
+		c.validateDNS(v)
+	}
+	groups := c.validateGroups(v, data)
+	c.validatePlans(v, groups)
+	c.validateRelations(v)
+	return v.problems
+}
+
+func (c Config) validateSites(v *validator) map[domain.SiteID]bool {
+	data := map[domain.SiteID]bool{}
+	ids, indexes := map[domain.SiteID]string{}, map[int]string{}
+	for i, s := range c.Sites {
+		f := fmt.Sprintf("sites[%d]", i)
+		v.token(f+".id", string(s.ID))
+		unique(v, ids, f+".id", s.ID)
+		oneOf(v, f+".role", s.Role, domain.SiteData, domain.SiteWitness)
+		switch first, taken := indexes[s.Index]; {
+		case s.Index < 1 || s.Index > 255:
+			v.bad(f+".index", fmt.Sprintf("%d is out of range", s.Index), "give every site a number of 1 to 255 of its own, and never another site's")
+		case taken:
+			v.bad(f+".index", fmt.Sprintf("%d is already the index of %s", s.Index, first), "give every site a number of its own")
+		default:
+			indexes[s.Index] = f
+		}
+		c.natsURL(v, f+".nats", s.NATS)
+		if s.DNS != "" {
+			v.hostPort(f+".dns", s.DNS)
+		}
+		data[s.ID] = s.Role == domain.SiteData
+	}
+	if _, ok := data[c.Site]; !ok && c.Site != "" {
+		v.bad("sites", fmt.Sprintf("site %q itself is not among them", c.Site), "list every site of the installation, this one included")
+	}
+	return data
+}
+
+// natsURL wants the scheme that goes with the site's security.
+func (c Config) natsURL(v *validator, field, url string) {
+	scheme := "nats"
+	if c.Security.Secrets != "" {
+		scheme = "tls"
+	}
+	if addr, ok := strings.CutPrefix(url, scheme+"://"); !ok {
+		v.bad(field, fmt.Sprintf("%q is not a NATS address for a site %s", url, map[string]string{"nats": "without security.secrets", "tls": "with security.secrets"}[scheme]),
+			"write "+scheme+"://host:port as this site reaches that server")
+	} else {
+		v.hostPort(field, addr)
+	}
+}
+
+// validateSecurity lets a site without credentials use loopback addresses only.
+func (c Config) validateSecurity(v *validator) {
+	if c.NATS.Local != "" {
+		c.natsURL(v, "nats.local", c.NATS.Local)
+	}
+	if c.Security.Secrets != "" {
+		if c.NATS.Listen != "" && c.NATS.Conf == "" {
+			v.bad("nats.conf", "missing", "name the nats-server configuration with this site's certificates and accounts; holdfast site init writes one")
+		}
+		return
+	}
+	if host, _, err := net.SplitHostPort(c.NATS.Listen); err == nil && !isLoopback(host) {
+		v.bad("security.secrets", fmt.Sprintf("missing, and nats.listen %q can be reached from elsewhere", c.NATS.Listen),
+			"make certificates and credentials with holdfast site init, or listen on a loopback address")
+	}
+}
+
+func isLoopback(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && a.IsLoopback()
+}
+
+func (c Config) validateQuorum(v *validator) {
+	oneOf(v, "quorum.model", c.Quorum.Model, "node_majority", "node_and_share_majority")
+	witnesses := 0
+	for _, s := range c.Sites {
+		if s.Role == domain.SiteWitness {
+			witnesses++
+		}
+	}
+	switch {
+	case c.Quorum.Model == "node_majority" && c.Quorum.Share != "":
+		v.bad("quorum.share", "node_majority has no share", "remove it, or set quorum.model to node_and_share_majority")
+	case c.Quorum.Model == "node_and_share_majority" && c.Quorum.Share == "" && witnesses == 0:
+		v.bad("quorum.share", "missing", "name the folder of the share, or list a site with role witness")
+	}
+}
+
+func (c Config) validateISCSI(v *validator) {
+	v.hostPort("iscsi.listen", c.ISCSI.Listen)
+	c.validateCHAP(v)
+	if c.ISCSI.Portal == "" {
+		return
+	}
+	v.hostPort("iscsi.portal", c.ISCSI.Portal)
+	if host, _, err := net.SplitHostPort(c.ISCSI.Portal); err == nil {
+		if a, err := netip.ParseAddr(host); host == "" || err == nil && a.IsUnspecified() {
+			v.bad("iscsi.portal", fmt.Sprintf("%q is no address that initiators can connect to", c.ISCSI.Portal), "give the address at which VM hosts reach this site's volumes")
+		}
+	}
+}
+
+// validateCHAP wants each name with its secret. The files are read by the services that use them: others need not see them.
+func (c Config) validateCHAP(v *validator) {
+	const f = "iscsi.chap"
+	h := c.ISCSI.CHAP
+	pair := func(user, userField, file, fileField string) {
+		switch {
+		case user == "" && file != "":
+			v.bad(userField, "missing", "give the name that goes with the secret of "+fileField)
+		case user != "" && file == "":
+			v.bad(fileField, "missing", "name the file that holds the secret: 12 bytes or more on its first line, mode 0600")
+		case len(user) > 223 || strings.ContainsFunc(user, func(r rune) bool { return r <= ' ' || r > '~' || r == ',' || r == '%' || r == '@' }):
+			v.bad(userField, fmt.Sprintf("%q is no name that every initiator takes", user), "use letters, digits and '-', without spaces")
+		}
+	}
+	pair(h.User, f+".user", h.SecretFile, f+".secret_file")
+	pair(h.MutualUser, f+".mutual_user", h.MutualSecretFile, f+".mutual_secret_file")
+	if h.MutualUser == "" {
+		return
+	}
+	if h.User == "" {
+		v.bad(f+".mutual_user", "the target is to prove itself where no initiator has to", "give user and secret_file as well")
+	}
+	for i, host := range c.Hosts {
+		if host.Driver == "qemu" {
+			v.bad(fmt.Sprintf("hosts[%d].driver", i), "QEMU's initiator cannot ask the target to prove itself", "leave out iscsi.chap.mutual_user and mutual_secret_file, or use another driver")
+		}
+	}
+}
+
+func (c Config) validateHosts(v *validator) {
+	ids := map[domain.HostID]string{}
+	for i, h := range c.Hosts {
+		f := fmt.Sprintf("hosts[%d]", i)
+		v.token(f+".id", string(h.ID))
+		unique(v, ids, f+".id", h.ID)
+		if slices.Contains([]string{api.ServiceQuorum, api.ServiceHealth, api.ServiceReplicator, api.ServiceFailover, api.ServiceDNS}, string(h.ID)) {
+			v.bad(f+".id", fmt.Sprintf("%q is the name of a service", h.ID), "give the host another name: both would be taken for one")
+		}
+		oneOf(v, f+".driver", h.Driver, "embedded", "qemu")
+		v.hostPort(f+".probe", h.Probe)
+	}
+}
+
+func (c Config) validateDNS(v *validator) {
+	if c.DNS.Zone == "" {
+		if c.DNS.Listen != "" || c.DNS.Update != nil {
+			v.bad("dns.zone", "missing", "name the zone whose records move, for example dr.example.org")
+		}
+		return
+	}
+	c.validateZone(v)
+	switch u := c.DNS.Update; {
+	case u == nil && c.DNS.Listen == "":
+		v.bad("dns", "neither listen nor update", "give listen for an authority of its own, or update for an existing server")
+	case u != nil && c.DNS.Listen != "":
+		v.bad("dns.listen", "both listen and update", "keep the one that is the zone's authority")
+	case u != nil:
+		v.hostPort("dns.update.server", u.Server)
+		if u.KeyFile == "" {
+			v.bad("dns.update.key_file", "missing", "name the file tsig-keygen wrote; updates without a key are not sent")
+		}
+	default:
+		v.hostPort("dns.listen", c.DNS.Listen)
+	}
+}
+
+func (c Config) validateGroups(v *validator, data map[domain.SiteID]bool) map[domain.GroupID]bool {
+	groups := map[domain.GroupID]bool{}
+	ids, vms, names, addrs := map[domain.GroupID]string{}, map[domain.VMID]string{}, map[string]string{}, map[string]string{}
+	isData := func(field string, s domain.SiteID) {
+		if known, ok := data[s]; !ok || !known {
+			v.bad(field, fmt.Sprintf("%q is no data site", s), "name a site of sites whose role is data")
+		}
+	}
+	for i, g := range c.Groups {
+		f := fmt.Sprintf("groups[%d]", i)
+		v.token(f+".id", string(g.ID))
+		unique(v, ids, f+".id", g.ID)
+		groups[g.ID] = true
+		isData(f+".home", g.Home)
+		for j, t := range g.Targets {
+			tf := fmt.Sprintf("%s.targets[%d]", f, j)
+			isData(tf+".site", t.Site)
+			if t.Site == g.Home {
+				v.bad(tf+".site", "is the group's home", "name another site, or remove it")
+			}
+			oneOf(v, tf+".mode", t.Mode, domain.ModeSync, domain.ModeAsync, domain.ModeNone)
+		}
+		oneOf(v, f+".durability", g.Durability, domain.DurabilityStrict, domain.DurabilityCached)
+		oneOf(v, f+".on_target_loss", g.OnTargetLoss, domain.TargetLossSuspend, domain.TargetLossDegrade)
+		oneOf(v, f+".failover", g.Failover, domain.FailoverAuto, domain.FailoverManual)
+		volumes := c.validateVolumes(v, f, g)
+		for j, vm := range g.VMs {
+			validateVM(v, fmt.Sprintf("%s.vms[%d]", f, j), vm, g, volumes, vms, names, addrs)
+		}
+	}
+	return groups
+}
+
+func (c Config) validateVolumes(v *validator, f string, g Group) map[domain.VolumeID]bool {
+	volumes, ids := map[domain.VolumeID]bool{}, map[domain.VolumeID]string{}
+	if len(g.Volumes) == 0 {
+		v.bad(f+".volumes", "none", "give the group at least one volume")
+	}
+	for j, vol := range g.Volumes {
+		vf := fmt.Sprintf("%s.volumes[%d]", f, j)
+		v.token(vf+".id", string(vol.ID))
+		unique(v, ids, vf+".id", vol.ID)
+		if vol.Size < 1<<20 || vol.Size%4096 != 0 {
+			v.bad(vf+".size", vol.Size.String()+" is no volume's size", "give at least 1MiB and a multiple of 4KiB")
+		}
+		volumes[vol.ID] = true
+	}
+	return volumes
+}
+
+func validateVM(v *validator, f string, vm domain.VM, g Group, volumes map[domain.VolumeID]bool, vms map[domain.VMID]string, names, addrs map[string]string) {
+	v.token(f+".id", string(vm.ID))
+	unique(v, vms, f+".id", vm.ID)
+	for k, id := range vm.Volumes {
+		if !volumes[id] {
+			v.bad(fmt.Sprintf("%s.volumes[%d]", f, k), fmt.Sprintf("%q is no volume of group %s", id, g.ID), "name one of the group's volumes")
+		}
+	}
+	for k, n := range vm.DNS {
+		unique(v, names, fmt.Sprintf("%s.dns[%d]", f, k), strings.TrimSuffix(n, "."))
+	}
+	if vm.Port < 1 || vm.Port > 65535 {
+		v.bad(f+".port", fmt.Sprintf("%d is no port", vm.Port), "give the TCP port (1 to 65535) that answers when the VM serves")
+	}
+	for _, s := range g.Domain().SitesOf() {
+		pf := fmt.Sprintf("%s.sites[%s]", f, s)
+		p, ok := vm.Sites[s]
+		if !ok {
+			v.bad(f+".sites", fmt.Sprintf("no entry for site %s", s), "give the VM's address and hosts at each of the group's sites")
+			continue
+		}
+		if _, err := netip.ParseAddr(p.Address); err != nil {
+			v.bad(pf+".address", fmt.Sprintf("%q is no IP address", p.Address), "write an IPv4 or IPv6 address without a mask")
+		} else {
+			unique(v, addrs, pf+".address", fmt.Sprintf("%s:%d", p.Address, vm.Port))
+		}
+		if len(p.Hosts) == 0 {
+			v.bad(pf+".hosts", "none", "name the hosts of that site it may run on, the preferred one first")
+		}
+	}
+}
+
+func (c Config) validatePlans(v *validator, groups map[domain.GroupID]bool) {
+	ids := map[domain.PlanID]string{}
+	for i, p := range c.Plans {
+		f := fmt.Sprintf("plans[%d]", i)
+		v.token(f+".id", string(p.ID))
+		unique(v, ids, f+".id", p.ID)
+		if len(p.Groups) == 0 {
+			v.bad(f+".groups", "none", "name the groups that this plan moves")
+		}
+		for j, g := range p.Groups {
+			gf := fmt.Sprintf("%s.groups[%d]", f, j)
+			if !groups[g.Group] {
+				v.bad(gf+".group", fmt.Sprintf("%q is not known", g.Group), "name a group of groups")
+			}
+			for k, d := range g.DependsOn {
+				if !groups[d] || d == g.Group {
+					v.bad(fmt.Sprintf("%s.depends_on[%d]", gf, k), fmt.Sprintf("%q cannot be depended on", d), "name another group of this plan")
+				}
+			}
+		}
+	}
+}
+
+func (t Tracing) validate(v *validator) {
+	if t.OTLP != "" {
+		v.hostPort("tracing.otlp", t.OTLP)
+	}
+	if t.CA != "" && t.Insecure {
+		v.bad("tracing.insecure", "contradicts tracing.ca", "leave one of the two out")
+	}
+	if t.UI == "" {
+		return
+	}
+	u, err := url.Parse(t.UI)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+		v.bad("tracing.ui", fmt.Sprintf("%q is not the address of a web page", t.UI), "write http://host:16686 or https://host")
+	}
+}

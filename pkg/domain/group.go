@@ -1,0 +1,161 @@
+package domain
+
+import "time"
+
+// Role is what a site is for one group.
+type Role string
+
+const (
+	// RoleIdle neither serves nor receives.
+	RoleIdle Role = "idle"
+	// RolePrimary serves the group's volumes under an epoch and a lease.
+	RolePrimary Role = "primary"
+	// RoleTarget receives the group's changes.
+	RoleTarget Role = "target"
+)
+
+// SiteRole tells a data site (stores and runs) from a witness site (only votes).
+type SiteRole string
+
+const (
+	// SiteData stores volumes and runs VMs.
+	SiteData SiteRole = "data"
+	// SiteWitness only votes.
+	SiteWitness SiteRole = "witness"
+)
+
+// Mode is how a group's changes reach a target site.
+type Mode string
+
+const (
+	// ModeSync completes a write when it is durable at both sites.
+	ModeSync Mode = "sync"
+	// ModeAsync completes a write when it is durable at the primary; it follows within the RPO target.
+	ModeAsync Mode = "async"
+	// ModeNone sends nothing.
+	ModeNone Mode = "none"
+)
+
+// Durability is what GOOD means to the initiator.
+type Durability string
+
+const (
+	// DurabilityStrict makes every write durable before GOOD.
+	DurabilityStrict Durability = "strict"
+	// DurabilityCached declares a volatile write cache: durable at SYNCHRONIZE CACHE and FUA.
+	DurabilityCached Durability = "cached"
+)
+
+// OnTargetLoss says what a sync group does when its target goes.
+type OnTargetLoss string
+
+const (
+	// TargetLossSuspend keeps waiting: no loss, no service.
+	TargetLossSuspend OnTargetLoss = "suspend"
+	// TargetLossDegrade goes on alone once the shrunken in-sync set is committed in the quorum's register.
+	TargetLossDegrade OnTargetLoss = "degrade"
+)
+
+// FailoverPolicy says who may declare a disaster for a group.
+type FailoverPolicy string
+
+const (
+	// FailoverAuto fails over by itself after the hold-down.
+	FailoverAuto FailoverPolicy = "auto"
+	// FailoverManual waits for a person to declare.
+	FailoverManual FailoverPolicy = "manual"
+)
+
+// Group is a protection group: the volumes and VMs that fail over together and share one write order.
+// It is desired state: changed by compare-and-swap, versioned by its KV revision.
+type Group struct {
+	ID           GroupID        `json:"id" yaml:"id"`
+	Tier         int            `json:"tier" yaml:"tier"`
+	Home         SiteID         `json:"home" yaml:"home"`       // where it runs when all is well
+	Targets      []Target       `json:"targets" yaml:"targets"` // where its changes go when it runs at home
+	Durability   Durability     `json:"durability" yaml:"durability"`
+	OnTargetLoss OnTargetLoss   `json:"on_target_loss" yaml:"on_target_loss"`
+	Failover     FailoverPolicy `json:"failover" yaml:"failover"`
+	HoldDown     time.Duration  `json:"hold_down" yaml:"hold_down"`
+	RPO          time.Duration  `json:"rpo" yaml:"rpo"` // target, 0 for sync
+	Volumes      []Volume       `json:"volumes" yaml:"volumes"`
+	VMs          []VM           `json:"vms" yaml:"vms"`
+}
+
+// Target is one replica of a group. A group's sites are its Home and its Targets; whichever of them is primary,
+// the others receive in the mode given between the pair.
+type Target struct {
+	Site SiteID `json:"site" yaml:"site"`
+	Mode Mode   `json:"mode" yaml:"mode"`
+}
+
+// Volume is a block device of fixed size.
+type Volume struct {
+	ID        VolumeID `json:"id" yaml:"id"`
+	SizeBytes int64    `json:"size_bytes" yaml:"size_bytes"` // a multiple of 4096
+}
+
+// VM is one protected machine. Its address and host list differ per site.
+type VM struct {
+	ID        VMID                   `json:"id" yaml:"id"`
+	Volumes   []VolumeID             `json:"volumes" yaml:"volumes"` // of its group, in disk order
+	Priority  int                    `json:"priority" yaml:"priority"`
+	DependsOn []VMID                 `json:"depends_on,omitempty" yaml:"depends_on"`
+	DNS       []string               `json:"dns" yaml:"dns"`   // fully qualified names that point at it
+	Port      int                    `json:"port" yaml:"port"` // service port probed by the health gate
+	Sites     map[SiteID]VMPlacement `json:"sites" yaml:"sites"`
+}
+
+// VMPlacement is how a VM lives at one site.
+type VMPlacement struct {
+	Address string   `json:"address" yaml:"address"` // IPv4 or IPv6, no mask
+	Hosts   []HostID `json:"hosts" yaml:"hosts"`     // in order of preference
+}
+
+// SitesOf lists the group's sites, home first.
+func (g Group) SitesOf() []SiteID {
+	out := []SiteID{g.Home}
+	for _, t := range g.Targets {
+		out = append(out, t.Site)
+	}
+	return out
+}
+
+// ModeTo is the mode in which a primary at `from` sends to `to`: the mode of whichever of the pair is not home
+// (between two targets, async). ModeNone when either is no site of the group.
+func (g Group) ModeTo(from, to SiteID) Mode {
+	mode := func(s SiteID) (Mode, bool) {
+		for _, t := range g.Targets {
+			if t.Site == s {
+				return t.Mode, true
+			}
+		}
+		return ModeNone, s == g.Home
+	}
+	mf, okf := mode(from)
+	mt, okt := mode(to)
+	switch {
+	case !okf || !okt || from == to:
+		return ModeNone
+	case from == g.Home:
+		return mt
+	case to == g.Home:
+		return mf
+	case mf == ModeNone || mt == ModeNone:
+		return ModeNone
+	}
+	return ModeAsync
+}
+
+// Plan is the order in which groups and their VMs are brought up.
+type Plan struct {
+	ID     PlanID      `json:"id" yaml:"id"`
+	Groups []PlanGroup `json:"groups" yaml:"groups"`
+}
+
+// PlanGroup is one group of a plan. Groups of a lower Priority are brought up, and their health gates passed, first.
+type PlanGroup struct {
+	Group     GroupID   `json:"group" yaml:"group"`
+	Priority  int       `json:"priority" yaml:"priority"`
+	DependsOn []GroupID `json:"depends_on,omitempty" yaml:"depends_on"`
+}

@@ -1,0 +1,154 @@
+package event
+
+// Definition is one kind of event.
+type Definition struct {
+	Entity, Fact string
+	Publisher    string      // service; "host" is the agent of a VM host
+	When         string      // it is published, one sentence
+	New          func() Fact // an empty payload, to decode into
+	Example      func() Fact // a payload as one is published
+}
+
+// Type is the CloudEvents type: hf.v1.<entity>.<fact>.
+func (d Definition) Type() string { return "hf.v1." + d.Entity + "." + d.Fact }
+
+// Lookup finds a definition.
+func Lookup(entity, fact string) (Definition, bool) {
+	for _, d := range Catalogue() {
+		if d.Entity == entity && d.Fact == fact {
+			return d, true
+		}
+	}
+	return Definition{}, false
+}
+
+// says is one fact and when it is published.
+type says struct{ fact, when string }
+
+// def defines the facts of one entity that share a payload type. example is handed the fact it is to show.
+func def[T any, P interface {
+	*T
+	Fact
+}](publisher, entity string, example func(fact string) T, facts ...says) []Definition {
+	out := make([]Definition, 0, len(facts))
+	for _, f := range facts {
+		out = append(out, Definition{
+			Entity: entity, Fact: f.fact, Publisher: publisher, When: f.when,
+			New:     func() Fact { return P(new(T)) },
+			Example: func() Fact { x := example(f.fact); return P(&x) },
+		})
+	}
+	return out
+}
+
+// Catalogue lists every kind of event, in the order of the documentation.
+func Catalogue() []Definition {
+	var all []Definition
+	for _, part := range [][]Definition{
+		disasters(), incidents(), groups(), runs(), machines(), names(), desired(), objects(),
+	} {
+		all = append(all, part...)
+	}
+	return all
+}
+
+func disasters() []Definition {
+	return append(
+		def("health", "disaster", exampleDisaster,
+			says{"suspected", "One observer sees a whole site gone; the others have not confirmed it."},
+			says{"confirmed", "Two or more observers, on two paths, see a whole site gone."},
+			says{"over", "A site that was lost is seen again."}),
+		def("failover", "disaster", exampleDeclared,
+			says{"declared", "A policy after its hold-down, or a person, decided that a site is lost; a failover run begins."})...)
+}
+
+func incidents() []Definition {
+	return def("health", "incident", exampleIncident,
+		says{"opened", "Part of a site is hurt (a host, a service); local high availability deals with it."},
+		says{"closed", "Nothing of the site is hurt any more."})
+}
+
+func groups() []Definition {
+	var all []Definition
+	for _, part := range [][]Definition{
+		def("quorum", "group", exampleLease,
+			says{"epoch_granted", "A majority of votes made this site primary for a group, under a new epoch."},
+			says{"lease_lost", "This site could not renew its lease in time: it serves no more."},
+			says{"lease_released", "This site gave its lease up for a successor, in a planned move."}),
+		def("quorum", "group", examplePhase,
+			says{"quorum_phase_changed", "A candidacy for a group's lease entered a new phase."}),
+		def("quorum", "group", exampleInSync,
+			says{"in_sync_changed", "A majority of voters holds a new set of sites that may take a group over without loss."}),
+		def("replicator", "group", exampleReplica,
+			says{"promoted", "This site's copy became primary and is served over iSCSI."},
+			says{"demoted", "This site's copy stopped being primary, everything it had is at its successor."},
+			says{"fenced", "This site's copy refuses every epoch lower than the event's, for good."},
+			says{"serving_stopped", "This site no longer serves the group's volumes; the detail says why."},
+			says{"target_lost", "The primary goes on without a target that does not answer."},
+			says{"target_streaming", "A target has everything and receives each write as it happens."},
+			says{"resync_started", "The primary began to send a target what differs."},
+			says{"resync_completed", "A target has what it lacked; the event says how much was sent."}),
+		def("replicator", "group", exampleQuarantine,
+			says{"writes_quarantined", "Writes that another epoch overtook were kept aside at this site."}),
+	} {
+		all = append(all, part...)
+	}
+	return append(all, def("health", "link", exampleRefused,
+		says{"refused", "The site's NATS server refused a connection: it showed no certificate, or one that is not trusted, or the wrong credentials."})...)
+}
+
+func runs() []Definition {
+	return append(
+		def("failover", "run", exampleRun,
+			says{"started", "A run of a plan began."},
+			says{"completed", "A run ended with every step done."},
+			says{"failed", "A run ended with a step that could not be done."}),
+		def("failover", "run", exampleStep,
+			says{"step_started", "A step of a run began; a repeat after a restart of the service has the same id."},
+			says{"step_done", "A step of a run has had its effect."},
+			says{"step_failed", "A step of a run was given up."})...)
+}
+
+func machines() []Definition {
+	return append(
+		def("host", "vm", exampleVM,
+			says{"started", "A VM runs on a host."},
+			says{"stopped", "A VM ended on a host, by itself or because it was asked to."},
+			says{"killed", "A host's agent ended a VM at once, because the group's lease ran out or a higher epoch was seen."}),
+		def("failover", "vm", exampleVM,
+			says{"answered", "A VM that a run started answers at its service port."})...)
+}
+
+func names() []Definition {
+	return def("dns", "name", exampleName,
+		says{"changed", "A DNS name points at a new address, read back from its authority."},
+		says{"refused", "A change of a DNS name was refused: the old value or the epoch was another."})
+}
+
+func desired() []Definition {
+	const when = "A new version of desired state was written at the site that may write it."
+	return append(
+		def("failover", "group", exampleDesired("group", "erp"), says{"desired_changed", when}),
+		def("failover", "plan", exampleDesired("plan", "main"), says{"desired_changed", when})...)
+}
+
+func objects() []Definition {
+	var all []Definition
+	for _, kind := range []string{"site", "link", "replicator", "service", "host", "vm", "port"} {
+		all = append(all, def("health", kind, exampleObject(kind),
+			says{"suspected", "An observer missed answers of a " + kind + "."},
+			says{"lost", "An observer takes a " + kind + " for dead."},
+			says{"recovered", "An observer sees a " + kind + " answer again."})...)
+	}
+	return append(all, nodes()...)
+}
+
+func nodes() []Definition {
+	return append(
+		def("health", "site", exampleClock,
+			says{"clock_skewed", "The wall clock of a service or host of a site is too far from the observer's. Leases are not affected; certificates, signatures and times in reports are."},
+			says{"clock_agreed", "A clock that was too far off is near the observer's again."}),
+		def("health", "site", exampleVersion,
+			says{"version_refused", "A service or host of a site speaks another major version of the protocol: it and the observer's site refuse one another's requests."},
+			says{"version_accepted", "A service or host that was refused for its protocol version speaks one that is accepted."})...)
+}

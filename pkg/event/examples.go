@@ -1,0 +1,191 @@
+package event
+
+import (
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+)
+
+// The examples of the documentation tell one story: site a of the sites a, b and w is lost, b takes group erp over.
+
+const exampleRunID = "01JD8Q4ZK3W9V6X2T5N7B1C4HE"
+
+func exampleAt(second int) time.Time { return time.Date(2026, 11, 23, 1, 30, second, 120e6, time.UTC) }
+
+func exampleEpoch() domain.Epoch { return domain.NewEpoch(0, 2, 2) }
+
+func exampleAssessment(class, text string) api.Assessment {
+	return api.Assessment{Site: "a", Class: class, Objects: []string{"site/a"}, Since: exampleAt(0), Seen: []domain.SiteID{"b", "w"},
+		Evidence: []api.Observation{exampleObservation("site", "b"), exampleObservation("site", "w")}, Text: text}
+}
+
+func exampleObservation(kind string, observer domain.SiteID) api.Observation {
+	ids := map[string]string{"site": "a", "host": "a-h1", "vm": "erp-db", "link": "a", "service": "quorum"}
+	id, ok := ids[kind]
+	if !ok {
+		id = api.ServiceReplicator
+	}
+	return api.Observation{Kind: kind, ID: id, Site: "a", State: api.StateDead, Since: exampleAt(3), Path: "heartbeat",
+		Detail: "6 beats missed", Missed: 6, FirstMissed: exampleAt(0), Observer: observer}
+}
+
+func exampleObject(kind string) func(string) ObjectChanged {
+	return func(fact string) ObjectChanged {
+		o := exampleObservation(kind, "")
+		switch fact {
+		case "suspected":
+			o.State = api.StateSuspect
+		case "recovered":
+			o.State, o.Missed, o.Detail, o.FirstMissed = api.StateAlive, 0, "", time.Time{}
+		}
+		return ObjectChanged{What: kind, Fact: fact, Observer: "b", Object: o, FirstMissed: o.FirstMissed}
+	}
+}
+
+func exampleIncident(fact string) IncidentChanged {
+	a := api.Assessment{Site: "a", Class: api.ClassIncident, Objects: []string{"host/a-h1"}, Since: exampleAt(0), Seen: []domain.SiteID{"a"},
+		Evidence: []api.Observation{exampleObservation("host", "a")}, Text: "host a-h1 does not answer"}
+	if fact == "closed" {
+		a = api.Assessment{Site: "a", Class: api.ClassNone, Since: exampleAt(40), Seen: []domain.SiteID{"a"}, Text: "all of it answers"}
+	}
+	return IncidentChanged{Fact: fact, Observer: "a", Assessment: a, FirstMissed: exampleAt(0)}
+}
+
+func exampleDisaster(fact string) DisasterChanged {
+	a := exampleAssessment(api.ClassDisaster, "site a does not answer on any path")
+	if fact == "suspected" {
+		a.Seen, a.Evidence = a.Seen[:1], a.Evidence[:1]
+	}
+	return DisasterChanged{Fact: fact, Observer: "b", Assessment: a, FirstMissed: exampleAt(0)}
+}
+
+func exampleClock(fact string) ClockChanged {
+	c := ClockChanged{Fact: fact, Observer: "b", Site: "a", Node: "quorum", OffsetSeconds: 0.2, LimitSeconds: 2,
+		Text: "the clocks of quorum of site a and of the health service of site b agree again"}
+	if fact == "clock_skewed" {
+		c.OffsetSeconds, c.Text = 7.1, "the clock of quorum of site a is 7.1 s ahead of that of the health service of site b (limit 2s): set the clocks by NTP"
+	}
+	return c
+}
+
+func exampleVersion(fact string) VersionChanged {
+	v := VersionChanged{Fact: fact, Observer: "b", Site: "a", Node: "failover", Theirs: "1.1", Ours: "1.0"}
+	if fact == "version_refused" {
+		v.Theirs, v.Text = "2.0", "the peer speaks protocol 2.0, this service 1.0: major versions do not work together: upgrade this service"
+	}
+	return v
+}
+
+func exampleLoss() api.LossEstimate {
+	return api.LossEstimate{Known: true, Writes: 12, Bytes: 49152, Seconds: 0.4, AsOf: exampleAt(0), Text: "0.4 s, 48 KiB"}
+}
+
+func exampleDeclared(string) DisasterDeclared {
+	return DisasterDeclared{Site: "a", By: "policy", Reason: "confirmed by b, w; hold-down passed", Groups: []domain.GroupID{"erp"},
+		Estimate: map[domain.GroupID]api.LossEstimate{"erp": exampleLoss()}, Run: exampleRunID}
+}
+
+func exampleLease(fact string) LeaseChanged {
+	l := LeaseChanged{Fact: fact, Group: "erp", Site: "b", Epoch: exampleEpoch()}
+	switch fact {
+	case "epoch_granted":
+		l.InSync, l.Voters = []domain.SiteID{"a", "b"}, []string{"b", "w"}
+	case "lease_lost":
+		l.Reason = "expired"
+	case "lease_released":
+		l.Reason = "a"
+	}
+	return l
+}
+
+func examplePhase(string) PhaseChanged {
+	return PhaseChanged{Group: "erp", Site: "b", Phase: "tally", Votes: 2, Needed: 2, Voters: []string{"a: silent", "b: ok", "w: ok"}}
+}
+
+func exampleInSync(string) InSyncChanged {
+	return InSyncChanged{Group: "erp", Site: "b", Epoch: exampleEpoch(), InSync: []domain.SiteID{"b"}, Seq: 4}
+}
+
+func exampleReplica(fact string) ReplicaChanged {
+	r := ReplicaChanged{Fact: fact, Group: "erp", Site: "b", Epoch: exampleEpoch(), LSN: 1042}
+	switch fact {
+	case "promoted":
+		r.Detail = exampleLoss().Text
+	case "demoted", "target_lost", "target_streaming":
+		r.Target = "a"
+	case "resync_started", "resync_completed":
+		r.Target, r.Bytes, r.Volume = "a", 196608, 128<<20
+	case "serving_stopped":
+		r.Detail = "demoted"
+	}
+	return r
+}
+
+func exampleQuarantine(string) WritesQuarantined {
+	return WritesQuarantined{Item: api.Quarantined{Group: "erp", Site: "a", Epoch: domain.NewEpoch(0, 1, 1), FirstLSN: 1031, LastLSN: 1031, Writes: 1,
+		Bytes: 4096, From: exampleAt(0), To: exampleAt(0), Path: "/var/lib/holdfast/replicator/erp/quarantine/257-1031",
+		Extents: []api.QuarantinedExtent{{Volume: "data", Offset: 8192, Length: 4096, LSN: 1031, Time: exampleAt(0)}}}}
+}
+
+func exampleRun(fact string) RunChanged {
+	r := api.Run{ID: exampleRunID, Plan: "main", Kind: api.RunFailover, Leader: "b", From: "a", State: api.StepRunning,
+		Reason: "confirmed by b, w; hold-down passed", By: "policy", Epochs: map[domain.GroupID]domain.Epoch{"erp": exampleEpoch()},
+		Before: map[domain.GroupID]domain.Epoch{"erp": domain.NewEpoch(0, 1, 1)}, Steps: []api.Step{exampleStep("step_" + fact).Step}, Started: exampleAt(5),
+		TraceID: "4bf92f3577b34da6a3ce929d0e0e4736", TraceParent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+	switch fact {
+	case "completed":
+		r.State, r.Ended = api.StepDone, exampleAt(8)
+	case "failed":
+		r.State, r.Ended, r.Error, r.Code = api.StepFailed, exampleAt(8), r.Steps[0].Error, r.Steps[0].Code
+	}
+	return RunChanged{Fact: fact, Run: r}
+}
+
+func exampleStep(fact string) StepChanged {
+	s := api.Step{ID: "promote.erp", Kind: "promote", Group: "erp", State: api.StepRunning, Attempts: 1, Started: exampleAt(6), Needs: []string{"acquire.erp"}}
+	switch fact {
+	case "step_done", "step_completed":
+		s.State, s.Ended = api.StepDone, exampleAt(7)
+	case "step_failed":
+		s.State, s.Ended, s.Code = api.StepFailed, exampleAt(7), "refused"
+		s.Error = "promote group erp: refused: the copy is incomplete"
+	}
+	return StepChanged{Fact: fact, Run: exampleRunID, Plan: "main", Step: s}
+}
+
+func exampleVM(fact string) VMChanged {
+	v := VMChanged{Fact: fact, Site: "b", Host: "b-h1", VM: api.HostVM{VM: "erp-db", Group: "erp", Epoch: exampleEpoch(), State: "running",
+		Instance: "01JD8Q50B2", Address: "10.2.0.10", Port: 8080, Started: exampleAt(7)}}
+	switch fact {
+	case "stopped":
+		v.VM.State = "stopped"
+	case "killed":
+		v.VM.State, v.Reason = "stopped", "the lease is over"
+		v.VM.Error = v.Reason
+	}
+	return v
+}
+
+func exampleName(fact string) NameChanged {
+	n := NameChanged{Fact: fact, Name: "erp.example.org", Type: "A", Before: "10.1.0.10", After: "10.2.0.10", TTL: 5, Group: "erp",
+		Epoch: exampleEpoch(), AuthoritySeconds: 0.012}
+	if fact == "refused" {
+		n.AuthoritySeconds, n.Reason = 0, "change erp.example.org: stale epoch: 0.3.1 has been seen"
+	}
+	return n
+}
+
+func exampleDesired(what, id string) func(string) DesiredChanged {
+	return func(string) DesiredChanged {
+		d := DesiredChanged{What: what, ID: id, Epoch: exampleEpoch(), Version: 3}
+		if what == "group" {
+			d.Site = "b"
+		}
+		return d
+	}
+}
+
+func exampleRefused(fact string) LinkRefused {
+	return LinkRefused{Fact: fact, Site: "a", Address: "192.0.2.66", Reason: "TLS Handshake Failure", At: exampleAt(3), Count: 4}
+}

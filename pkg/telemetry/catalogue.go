@@ -1,0 +1,184 @@
+package telemetry
+
+import "slices"
+
+// Kind is what a metric is in Prometheus.
+type Kind string
+
+// The kinds of metric.
+const (
+	KindGauge     Kind = "gauge"
+	KindCounter   Kind = "counter"
+	KindHistogram Kind = "histogram"
+)
+
+// Metric describes one metric. The registry adds the labels site and service to each. Labels have few values each: names of
+// the configuration, states, results; never an id that grows with time.
+type Metric struct {
+	Name    string
+	Kind    Kind
+	Service string // who tells it: a service, host for a VM host's agent, or any
+	Labels  []string
+	Help    string
+	Buckets []float64 // of a histogram, in seconds
+}
+
+// Names of every metric. docs/operations/metrics.md lists them; a test holds the two together.
+const (
+	BuildInfo         = "holdfast_build_info"
+	ServiceReady      = "holdfast_service_ready"
+	BusConnected      = "holdfast_bus_connected"
+	BreakerState      = "holdfast_breaker_state"
+	CertificateExpiry = "holdfast_certificate_expiry_seconds"
+
+	GroupEpoch       = "holdfast_group_epoch"
+	GroupServing     = "holdfast_group_serving"
+	GroupRole        = "holdfast_group_role"
+	GroupConsistent  = "holdfast_group_consistent"
+	GroupFailed      = "holdfast_group_failed"
+	GroupQuarantined = "holdfast_group_quarantined_writes"
+	JournalUsed      = "holdfast_journal_used_bytes"
+	JournalSize      = "holdfast_journal_size_bytes"
+	JournalFill      = "holdfast_journal_fill_ratio"
+
+	ReplicationRPO         = "holdfast_replication_rpo_seconds"
+	ReplicationRPOTarget   = "holdfast_replication_rpo_target_seconds"
+	ReplicationLagSeconds  = "holdfast_replication_lag_seconds"
+	ReplicationLagBytes    = "holdfast_replication_lag_bytes"
+	ReplicationInSync      = "holdfast_replication_in_sync"
+	ReplicationState       = "holdfast_replication_target_state"
+	ReplicationResyncSent  = "holdfast_replication_resync_sent_bytes"
+	ReplicationResyncWhole = "holdfast_replication_resync_size_bytes"
+
+	ISCSICommands = "holdfast_iscsi_commands_total"
+	ISCSIBytes    = "holdfast_iscsi_bytes_total"
+	ISCSIDuration = "holdfast_iscsi_command_duration_seconds"
+	ISCSISessions = "holdfast_iscsi_sessions"
+
+	LeaseHeld       = "holdfast_lease_held"
+	LeaseRemaining  = "holdfast_lease_remaining_seconds"
+	LeaseEpoch      = "holdfast_lease_epoch"
+	LeaseChanges    = "holdfast_lease_changes_total"
+	Votes           = "holdfast_quorum_votes_total"
+	VoterReachable  = "holdfast_quorum_voter_reachable"
+	QuorumReachable = "holdfast_quorum_reachable"
+
+	HealthObjects    = "holdfast_health_objects"
+	HealthSuspicion  = "holdfast_health_suspicion_ratio"
+	HealthMissed     = "holdfast_health_missed_beats"
+	HealthAssessment = "holdfast_health_assessment"
+	HealthSick       = "holdfast_health_observer_sick"
+	ClockSkew        = "holdfast_clock_skew_seconds"
+
+	Runs            = "holdfast_runs_total"
+	RunsActive      = "holdfast_runs_active"
+	RunDuration     = "holdfast_run_duration_seconds"
+	RunStepDuration = "holdfast_run_step_duration_seconds"
+	RunLastRTO      = "holdfast_run_last_rto_seconds"
+
+	DNSChanges  = "holdfast_dns_changes_total"
+	DNSDuration = "holdfast_dns_change_duration_seconds"
+
+	HostVMs = "holdfast_host_vms"
+)
+
+// Catalogue lists every metric of the product, sorted by name.
+func Catalogue() []Metric {
+	all := slices.Concat(commonMetrics(), replicatorMetrics(), quorumMetrics(), healthMetrics(), runMetrics())
+	slices.SortFunc(all, func(a, b Metric) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	return all
+}
+
+func commonMetrics() []Metric {
+	return []Metric{
+		{Name: BuildInfo, Kind: KindGauge, Service: "any", Labels: []string{"version", "goversion"}, Help: "Always 1; the labels name the build."},
+		{Name: ServiceReady, Kind: KindGauge, Service: "any", Help: "1 while every check of /healthz passes."},
+		{Name: BusConnected, Kind: KindGauge, Service: "any", Labels: []string{"peer"}, Help: "1 while the NATS server of a site, the own one included, is reached."},
+		{Name: BreakerState, Kind: KindGauge, Service: "any", Labels: []string{"peer"}, Help: "Circuit breaker of calls to a site, voter or host: 0 closed, 1 half open, 2 open."},
+		{Name: CertificateExpiry, Kind: KindGauge, Service: "any", Help: "Seconds until the TLS certificate of the service ends; negative once it has. Only with security.secrets."},
+	}
+}
+
+func replicatorMetrics() []Metric {
+	group, target := []string{"group"}, []string{"group", "target"}
+	gauge := func(name string, labels []string, help string) Metric {
+		return Metric{Name: name, Kind: KindGauge, Service: "replicator", Labels: labels, Help: help}
+	}
+	return []Metric{
+		gauge(GroupEpoch, group, "Epoch the copy is at: of a primary the one it serves under, else the fence."),
+		gauge(GroupServing, group, "1 while the group's volumes are served here."),
+		gauge(GroupRole, []string{"group", "role"}, "1 for the role the copy has now: primary, target or idle."),
+		gauge(GroupConsistent, group, "1 while the copy may be promoted."),
+		gauge(GroupFailed, group, "1 when the copy has stopped for good or could not be opened."),
+		gauge(GroupQuarantined, group, "Writes that another epoch overtook and that are kept aside here."),
+		gauge(JournalUsed, group, "Bytes of the journal that are in use."),
+		gauge(JournalSize, group, "Size of the journal."),
+		gauge(JournalFill, group, "Part of the journal that is in use, 0 to 1."),
+		gauge(ReplicationRPO, target, "What would be lost now if the primary were: the age of the oldest acknowledged write that the target lacks; 0 in sync. Told by the primary."),
+		gauge(ReplicationRPOTarget, []string{"group"}, "The group's RPO target; 0 for a group that must not lose anything. Told by the primary."),
+		gauge(ReplicationLagSeconds, target, "Age of the oldest acknowledged write that the target lacks. Told by the primary."),
+		gauge(ReplicationLagBytes, target, "Bytes of frames that the target lacks, about. Told by the primary."),
+		gauge(ReplicationInSync, []string{"group", "target", "mode"}, "1 while the target is in the committed in-sync set; a target of mode async never is. Told by the primary."),
+		gauge(ReplicationState, []string{"group", "target", "state"}, "1 for the target's state: connecting, resync, streaming, lagging, overflow or lost. Told by the primary."),
+		gauge(ReplicationResyncSent, target, "Bytes that the last resync has sent so far. Told by the primary."),
+		gauge(ReplicationResyncWhole, target, "Bytes that the last resync has to send in all. Told by the primary."),
+		{Name: ISCSICommands, Kind: KindCounter, Service: "replicator", Labels: []string{"group", "volume", "op", "status"},
+			Help: "SCSI commands answered, by operation (read, write, flush, other) and status (good, check_condition, refused, aborted)."},
+		{Name: ISCSIBytes, Kind: KindCounter, Service: "replicator", Labels: []string{"group", "volume", "op"}, Help: "Bytes read and written by commands that ended well."},
+		{Name: ISCSIDuration, Kind: KindHistogram, Service: "replicator", Labels: []string{"group", "volume", "op"}, Buckets: ioBuckets(),
+			Help: "Time from a command's arrival to its answer being ready, by operation."},
+		gauge(ISCSISessions, []string{"group", "volume"}, "iSCSI sessions of a volume."),
+	}
+}
+
+// ioBuckets reach from a local NVMe's write to a stalled link.
+func ioBuckets() []float64 {
+	return []float64{50e-6, 100e-6, 200e-6, 400e-6, 800e-6, 1.6e-3, 3.2e-3, 6.4e-3, 12.8e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}
+}
+
+func quorumMetrics() []Metric {
+	group := []string{"group"}
+	return []Metric{
+		{Name: LeaseHeld, Kind: KindGauge, Service: "quorum", Labels: group, Help: "1 while this site holds the group's lease."},
+		{Name: LeaseRemaining, Kind: KindGauge, Service: "quorum", Labels: group, Help: "How long the lease held here still goes on if it is not renewed; 0 when it is not held."},
+		{Name: LeaseEpoch, Kind: KindGauge, Service: "quorum", Labels: group, Help: "Epoch held here, or else the newest seen."},
+		{Name: LeaseChanges, Kind: KindCounter, Service: "quorum", Labels: []string{"group", "change"}, Help: "Leases of this site that were granted, lost or released."},
+		{Name: Votes, Kind: KindCounter, Service: "quorum", Labels: []string{"group", "verb", "verdict"},
+			Help: "Answers of this site's voter, by verb (probe, prepare, accept, renew, update, release): granted, busy (held by another) or rejected (a higher promise)."},
+		{Name: VoterReachable, Kind: KindGauge, Service: "quorum", Labels: []string{"voter"}, Help: "1 while the voter answers this site."},
+		{Name: QuorumReachable, Kind: KindGauge, Service: "quorum", Help: "1 while the voters that answer this site have more than half of the votes."},
+	}
+}
+
+func healthMetrics() []Metric {
+	return []Metric{
+		{Name: HealthObjects, Kind: KindGauge, Service: "health", Labels: []string{"kind", "state"}, Help: "Objects watched here, a path each, by kind and state (unknown, alive, suspect, dead)."},
+		{Name: HealthSuspicion, Kind: KindGauge, Service: "health", Labels: []string{"peer", "path"}, Help: "Answers of a site missed in a row, as a part of those that make it dead: 0 well, 1 dead."},
+		{Name: HealthMissed, Kind: KindGauge, Service: "health", Labels: []string{"peer", "path"}, Help: "Heartbeats or answers of a site missed in a row now."},
+		{Name: HealthAssessment, Kind: KindGauge, Service: "health", Labels: []string{"peer", "class"}, Help: "1 for what is concluded about a site: none, service, incident, disaster or link."},
+		{Name: HealthSick, Kind: KindGauge, Service: "health", Help: "1 while this observer doubts itself: paused, overloaded or cut off."},
+		{Name: ClockSkew, Kind: KindGauge, Service: "health", Labels: []string{"peer"}, Help: "How far the wall clock of a site's health service is ahead of this one, less the time its heartbeat was under way."},
+	}
+}
+
+func runMetrics() []Metric {
+	long := []float64{0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800, 3600}
+	step := []float64{0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800}
+	return []Metric{
+		{Name: Runs, Kind: KindCounter, Service: "failover", Labels: []string{"kind", "result"}, Help: "Runs led here that ended, by kind (start, failover, switchover, failback) and result (done, failed)."},
+		{Name: RunsActive, Kind: KindGauge, Service: "failover", Help: "Runs led here that have not ended."},
+		{Name: RunDuration, Kind: KindHistogram, Service: "failover", Labels: []string{"kind", "result"}, Buckets: long, Help: "Time from a run's start to its end."},
+		{Name: RunStepDuration, Kind: KindHistogram, Service: "failover", Labels: []string{"step", "result"}, Buckets: step, Help: "Time from a step's start to its end, by kind of step and result (done, failed)."},
+		{Name: RunLastRTO, Kind: KindGauge, Service: "failover", Labels: []string{"kind"},
+			Help: "Recovery time of the last run of a kind that succeeded here: of a failover from the first missed heartbeat, of others from the start."},
+		{Name: DNSChanges, Kind: KindCounter, Service: "dns", Labels: []string{"result"}, Help: "Changes of names asked for, by result (changed, unchanged, refused, failed)."},
+		{Name: DNSDuration, Kind: KindHistogram, Service: "dns", Buckets: []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10},
+			Help: "Time until a change of a name was read back from its authority."},
+		{Name: HostVMs, Kind: KindGauge, Service: "host", Labels: []string{"state"}, Help: "VMs of the host by state (starting, running, stopped, failed)."},
+	}
+}

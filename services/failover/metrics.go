@@ -1,0 +1,71 @@
+package failover
+
+import (
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/event"
+	"github.com/holdfast-dr/holdfast/pkg/telemetry"
+)
+
+// meters count what the runs led here come to.
+type meters struct {
+	runs           *telemetry.CounterVec
+	runTime, steps *telemetry.HistogramVec
+}
+
+func newMeters(m *telemetry.Metrics) meters {
+	out := meters{runs: m.Counter(telemetry.Runs), runTime: m.Histogram(telemetry.RunDuration), steps: m.Histogram(telemetry.RunStepDuration)}
+	for _, kind := range []string{api.RunStart, api.RunFailover, api.RunSwitchover, api.RunFailback} {
+		for _, result := range []string{api.StepDone, api.StepFailed} {
+			out.runs.WithLabelValues(kind, result) // from 0, so that the first one is an increase
+		}
+	}
+	return out
+}
+
+// observe counts the end of a run or of a step as it is told.
+func (m meters) observe(f event.Fact) {
+	switch f := f.(type) {
+	case event.RunChanged:
+		if f.Run.State == api.StepDone || f.Run.State == api.StepFailed {
+			m.runs.WithLabelValues(f.Run.Kind, f.Run.State).Inc()
+			m.runTime.WithLabelValues(f.Run.Kind, f.Run.State).Observe(f.Run.Ended.Sub(f.Run.Started).Seconds())
+		}
+	case event.StepChanged:
+		if f.Step.State == api.StepDone || f.Step.State == api.StepFailed {
+			m.steps.WithLabelValues(f.Step.Kind, f.Step.State).Observe(f.Step.Ended.Sub(f.Step.Started).Seconds())
+		}
+	}
+}
+
+// tellMetrics lets the gauges be read from the runs in memory, which a restart loads again.
+func (s *service) tellMetrics(m *telemetry.Metrics) {
+	m.Collect([]string{telemetry.RunsActive, telemetry.RunLastRTO, telemetry.BreakerState}, func(set telemetry.Set) {
+		active := 0
+		last := map[string]time.Duration{}
+		for _, r := range s.mine() { // oldest first
+			switch r.State {
+			case api.StepRunning:
+				active++
+			case api.StepDone:
+				last[r.Kind] = recoveryTime(r)
+			}
+		}
+		set(telemetry.RunsActive, float64(active))
+		for kind, took := range last {
+			set(telemetry.RunLastRTO, took.Seconds(), kind)
+		}
+		for site, p := range s.peers {
+			set(telemetry.BreakerState, float64(p.breaker.State()), string(site))
+		}
+	})
+}
+
+// recoveryTime is how long a run's groups were away: a failover counts from the first missed heartbeat, where that is known.
+func recoveryTime(r api.Run) time.Duration {
+	if r.Kind == api.RunFailover && !r.FirstMissed.IsZero() {
+		return r.Ended.Sub(r.FirstMissed)
+	}
+	return r.Ended.Sub(r.Started)
+}

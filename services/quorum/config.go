@@ -1,0 +1,130 @@
+package quorum
+
+import (
+	"fmt"
+	"log/slog"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/clock"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/telemetry"
+	"github.com/holdfast-dr/holdfast/services/quorum/core"
+	"github.com/holdfast-dr/holdfast/services/quorum/filevoter"
+)
+
+// Kind is what a voter is.
+type Kind string
+
+// The kinds of voters.
+const (
+	KindNode    Kind = "node"    // the quorum service of a data site
+	KindWitness Kind = "witness" // the quorum service of a witness site
+	KindShare   Kind = "share"   // a directory on a share, a passive voter
+)
+
+// Voter is one voter of the cluster.
+type Voter struct {
+	ID   core.VoterID
+	Site domain.SiteID // whose NATS server it answers at; for a share, the site the share lives in
+	Kind Kind
+	Path string // share only: where this site has it mounted
+}
+
+// Config describes one site's quorum service.
+type Config struct {
+	Cluster string // of the installation: one witness may serve several
+	Site    domain.SiteID
+	Role    domain.SiteRole
+	Index   int // of the site, 1..255, the same for ever: it is part of the epochs
+	Rank    int // 0 competes first
+	Dir     string
+	// MirrorDir is on tmpfs and nobody else can write it; "" keeps no mirror: after a restart the site's voter is busy for G.
+	MirrorDir string
+	Model     core.Model
+	Voters    []Voter     // of the whole cluster, the same at every site
+	Timing    core.Timing // zero means core.DefaultTiming; the same at every site
+	Prevent   bool        // prevent quorum: the site may join one, not form one
+}
+
+// Deps is what the service is given.
+type Deps struct {
+	Mesh    *bus.Mesh
+	Tracer  trace.TracerProvider // nil: no traces
+	Logger  *slog.Logger         // nil: no log
+	Metrics *telemetry.Metrics   // nil: none
+	Now     func() clock.Time    // nil: clock.Now
+	BootID  string               // "": the kernel's
+	Faults  func(domain.GroupID, filevoter.Point) error
+}
+
+// own is the active voter this site hosts, false when it hosts none.
+func (c Config) own() (Voter, bool) {
+	for _, v := range c.Voters {
+		if v.Site == c.Site && v.Kind != KindShare {
+			return v, true
+		}
+	}
+	return Voter{}, false
+}
+
+// config is the model's preset over the voters.
+func (c Config) config() (core.Config, error) {
+	var nodes []core.VoterID
+	var extra core.VoterID
+	for _, v := range c.Voters {
+		// A witness service is the extra vote of node and file-share majority, and a node like any other of node majority.
+		if v.Kind == KindShare || v.Kind == KindWitness && c.Model == core.NodeAndShareMajority {
+			if extra != "" {
+				return core.Config{}, fmt.Errorf("quorum model %s: more than one share or witness (%s, %s): %w", c.Model, extra, v.ID, domain.ErrInvalid)
+			}
+			extra = v.ID
+			continue
+		}
+		nodes = append(nodes, v.ID)
+	}
+	return core.Preset(c.Model, nodes, extra)
+}
+
+// Validate names the field that cannot be.
+func (c Config) Validate() error {
+	switch {
+	case !domain.ValidToken(c.Cluster):
+		return fmt.Errorf("quorum cluster %q: not a name: %w", c.Cluster, domain.ErrInvalid)
+	case !domain.ValidToken(string(c.Site)):
+		return fmt.Errorf("quorum site %q: not a name: %w", c.Site, domain.ErrInvalid)
+	case c.Role != domain.SiteData && c.Role != domain.SiteWitness:
+		return fmt.Errorf("quorum role %q: want data or witness: %w", c.Role, domain.ErrInvalid)
+	case c.Index < 1 || c.Index > 255:
+		return fmt.Errorf("quorum index %d: must be 1 to 255: %w", c.Index, domain.ErrInvalid)
+	case c.Rank < 0 || c.Rank > 255:
+		return fmt.Errorf("quorum rank %d: must be 0 to 255: %w", c.Rank, domain.ErrInvalid)
+	case c.Dir == "":
+		return fmt.Errorf("quorum dir: must be set: %w", domain.ErrInvalid)
+	}
+	seen, hosts := map[core.VoterID]bool{}, map[domain.SiteID]bool{}
+	for _, v := range c.Voters {
+		if !domain.ValidToken(string(v.ID)) || seen[v.ID] {
+			return fmt.Errorf("quorum voters: %q: must be a name, once: %w", v.ID, domain.ErrInvalid)
+		}
+		seen[v.ID] = true
+		switch v.Kind {
+		case KindNode, KindWitness:
+			if hosts[v.Site] {
+				return fmt.Errorf("quorum voters: site %s: hosts more than one: %w", v.Site, domain.ErrInvalid)
+			}
+			hosts[v.Site] = true
+		case KindShare:
+			if v.Path == "" && c.Role == domain.SiteData {
+				return fmt.Errorf("quorum voters: share %s: path must be set: %w", v.ID, domain.ErrInvalid)
+			}
+		default:
+			return fmt.Errorf("quorum voters: %s: kind %q: want node, witness or share: %w", v.ID, v.Kind, domain.ErrInvalid)
+		}
+	}
+	if _, err := c.config(); err != nil {
+		return err
+	}
+	return c.Timing.Validate()
+}

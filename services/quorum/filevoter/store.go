@@ -1,0 +1,211 @@
+package filevoter
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/quorum/core"
+)
+
+// ErrCorrupt is a record that cannot be believed. The voter must not vote.
+var ErrCorrupt = errors.New("vote record is torn or corrupt")
+
+// Point is a place in a durable write at which a test may stop the voter.
+type Point string
+
+// The points, in order.
+const (
+	TempWritten Point = "temporary file written"
+	TempSynced  Point = "temporary file synced"
+	Renamed     Point = "renamed"
+	DirSynced   Point = "directory synced"
+	Mirrored    Point = "volatile state mirrored"
+)
+
+// store keeps one group's record and its volatile mirror.
+type store struct {
+	path   string
+	mirror string // "" keeps none
+	bootID string
+	fault  func(Point) error // tests only
+}
+
+// volatileFile is the mirror's content.
+type volatileFile struct {
+	BootID string        `json:"boot_id"`
+	Vol    core.Volatile `json:"volatile"`
+}
+
+// load reads the record and rebuilds the volatile state. A record that was never written is the zero record.
+func (s *store) load(now core.Instant) (core.Record, core.Volatile, error) {
+	var rec core.Record
+	switch err := readSealed(s.path, &rec); {
+	case errors.Is(err, fs.ErrNotExist):
+		return core.Record{}, core.Volatile{}, nil
+	case err != nil:
+		return core.Record{}, core.Volatile{}, fmt.Errorf("read vote record %s: %w", s.path, err)
+	}
+	return rec, s.volatile(rec, now), nil
+}
+
+func (s *store) volatile(rec core.Record, now core.Instant) core.Volatile {
+	var v volatileFile
+	if s.mirror == "" || readSealed(s.mirror, &v) != nil {
+		return core.Unknown(rec, now)
+	}
+	if v.BootID != s.bootID {
+		return core.Rebooted(rec)
+	}
+	return v.Vol
+}
+
+// save makes the outcome of a request durable.
+func (s *store) save(rec core.Record, vol core.Volatile, persist, mirror bool) error {
+	if persist {
+		if err := s.saveRecord(rec); err != nil {
+			return fmt.Errorf("write vote record %s: %w", s.path, err)
+		}
+	}
+	if (persist || mirror) && s.mirror != "" {
+		if err := s.saveMirror(vol); err != nil {
+			return fmt.Errorf("mirror volatile vote state %s: %w", s.mirror, err)
+		}
+	}
+	return nil
+}
+
+func (s *store) saveRecord(rec core.Record) error {
+	data, err := seal(rec)
+	if err != nil {
+		return err
+	}
+	return writeDurable(s.path, data, s.at)
+}
+
+// WriteDurable replaces a file's content; when it returns nil, neither a crash nor a loss of power takes it back.
+func WriteDurable(path string, data []byte) error {
+	return writeDurable(path, data, func(Point) error { return nil })
+}
+
+// writeDurable calls at on its way; an error there stops it.
+func writeDurable(path string, data []byte, at func(Point) error) error {
+	temp := path + ".new"
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = at(TempWritten)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = at(TempSynced)
+	}
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err == nil {
+		err = at(Renamed)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err == nil {
+		err = at(DirSynced)
+	}
+	return err
+}
+
+// saveMirror needs no fsync: after a crash of the machine the mirror is not believed anyway.
+func (s *store) saveMirror(vol core.Volatile) error {
+	data, err := seal(volatileFile{BootID: s.bootID, Vol: vol})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(s.mirror+".new", data, 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(s.mirror+".new", s.mirror); err != nil {
+		return err
+	}
+	return s.at(Mirrored)
+}
+
+func (s *store) at(p Point) error {
+	if s.fault == nil {
+		return nil
+	}
+	return s.fault(p)
+}
+
+const magic = "holdfast-vote-1"
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// seal is the file format: magic, CRC-32C of the body in hex, newline, the body as JSON, newline.
+func seal(v any) ([]byte, error) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	return fmt.Appendf(nil, "%s %08x\n%s\n", magic, crc32.Checksum(body, castagnoli), body), nil
+}
+
+// unseal undoes seal. The error wraps ErrCorrupt.
+func unseal(data []byte, into any) error {
+	head, body, ok := bytes.Cut(data, []byte("\n"))
+	body, whole := bytes.CutSuffix(body, []byte("\n"))
+	sum, good := strings.CutPrefix(string(head), magic+" ")
+	if !ok || !whole || !good || sum != fmt.Sprintf("%08x", crc32.Checksum(body, castagnoli)) {
+		return fmt.Errorf("%w: %d bytes, checksum differs", ErrCorrupt, len(data))
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return nil
+}
+
+func readSealed(path string, into any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return unseal(data, into)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if cerr := d.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// BootID is the kernel's name for this boot.
+func BootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read boot id: %w: %w", domain.ErrUnavailable, err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}

@@ -1,0 +1,178 @@
+package filevoter
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/quorum/core"
+)
+
+// Config describes the voter.
+type Config struct {
+	ID     core.VoterID
+	Dir    string // durable; made when missing
+	Mirror string // on tmpfs; "" keeps no mirror: after a restart the voter is busy for G
+	BootID string
+	Now    func() core.Instant
+	Logger *slog.Logger
+	Faults func(group domain.GroupID, p Point) error // tests only: an error stops the write there
+}
+
+// Voter votes for every (cluster, group) that asks. Its methods may be called from any goroutine; requests for one group
+// are answered one after the other.
+type Voter struct {
+	cfg Config
+
+	mu    sync.Mutex
+	votes map[key]*vote
+}
+
+type key struct {
+	cluster string
+	group   domain.GroupID
+}
+
+type vote struct {
+	mu     sync.Mutex
+	store  store
+	v      *core.Voter // nil until loaded, and after a failed write
+	failed bool        // a write failed: the mirror may be older than what was promised
+}
+
+// Open makes the directories and checks every record there is. A corrupt one does not fail Open: it is logged, and
+// refused when it is asked for.
+func Open(cfg Config) (*Voter, error) {
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open voter %s: %w", cfg.ID, err)
+	}
+	if cfg.Mirror != "" {
+		if err := os.MkdirAll(cfg.Mirror, 0o700); err != nil {
+			return nil, fmt.Errorf("open voter %s: mirror: %w", cfg.ID, err)
+		}
+	}
+	v := &Voter{cfg: cfg, votes: map[key]*vote{}}
+	files, err := filepath.Glob(filepath.Join(cfg.Dir, "*", "*.vote"))
+	if err != nil {
+		return nil, fmt.Errorf("open voter %s: %w", cfg.ID, err)
+	}
+	for _, f := range files {
+		k := key{filepath.Base(filepath.Dir(f)), domain.GroupID(strings.TrimSuffix(filepath.Base(f), ".vote"))}
+		if _, err := v.Record(k.cluster, k.group); err != nil {
+			cfg.Logger.Error("voter refuses to vote for a group", "group", string(k.group), "error", err)
+		}
+	}
+	return v, nil
+}
+
+// ID is the voter's.
+func (v *Voter) ID() core.VoterID { return v.cfg.ID }
+
+func (v *Voter) vote(cluster string, group domain.GroupID) (*vote, error) {
+	if !domain.ValidToken(cluster) || !domain.ValidToken(string(group)) {
+		return nil, fmt.Errorf("vote for cluster %q group %q: not a name: %w", cluster, group, domain.ErrInvalid)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	k := key{cluster, group}
+	if got := v.votes[k]; got != nil {
+		return got, nil
+	}
+	dir := filepath.Join(v.cfg.Dir, cluster)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("vote for group %s: %w", group, err)
+	}
+	if err := syncDir(v.cfg.Dir); err != nil {
+		return nil, fmt.Errorf("vote for group %s: %w", group, err)
+	}
+	n := &vote{store: store{path: filepath.Join(dir, string(group)+".vote"), bootID: v.cfg.BootID}}
+	if v.cfg.Mirror != "" {
+		n.store.mirror = filepath.Join(v.cfg.Mirror, cluster+"."+string(group))
+	}
+	if v.cfg.Faults != nil {
+		n.store.fault = func(p Point) error { return v.cfg.Faults(group, p) }
+	}
+	v.votes[k] = n
+	return n, nil
+}
+
+// load reads what is on disk when memory cannot be trusted. n.mu is held.
+func (n *vote) load(now core.Instant, id core.VoterID) error {
+	if n.v != nil {
+		return nil
+	}
+	rec, vol, err := n.store.load(now)
+	if err != nil {
+		return err
+	}
+	if n.failed {
+		vol = core.Unknown(rec, now)
+	}
+	n.v = core.NewVoter(id, rec, vol)
+	return nil
+}
+
+// Handle answers one request for a group. An error means that no answer may be given: the request may be repeated, except
+// when it wraps domain.ErrRefused (the record is corrupt) or domain.ErrInvalid.
+func (v *Voter) Handle(cluster string, group domain.GroupID, req core.Request) (core.Response, error) {
+	if !slices.Contains(core.Verbs(), req.Verb) {
+		return core.Response{}, fmt.Errorf("vote for group %s: verb %q: %w", group, req.Verb, domain.ErrInvalid)
+	}
+	n, err := v.vote(cluster, group)
+	if err != nil {
+		return core.Response{}, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.load(v.cfg.Now(), v.cfg.ID); err != nil {
+		return core.Response{}, refusal(err)
+	}
+	out := n.v.Handle(v.cfg.Now(), req)
+	if err := n.store.save(n.v.Record(), n.v.Volatile(), out.Persist, out.Mirror); err != nil {
+		n.v, n.failed = nil, true
+		v.cfg.Logger.Error("vote not stored", "group", string(group), "epoch", req.Epoch.String(), "error", err)
+		return core.Response{}, fmt.Errorf("%w: %w", domain.ErrUnavailable, err)
+	}
+	return out.Reply, nil
+}
+
+func refusal(err error) error {
+	if errors.Is(err, ErrCorrupt) {
+		return fmt.Errorf("%w: %w", domain.ErrRefused, err)
+	}
+	return fmt.Errorf("%w: %w", domain.ErrUnavailable, err)
+}
+
+// Record is the voter's record of a group, the zero record when it never voted. Errors as Handle.
+func (v *Voter) Record(cluster string, group domain.GroupID) (core.Record, error) {
+	n, err := v.vote(cluster, group)
+	if err != nil {
+		return core.Record{}, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.load(v.cfg.Now(), v.cfg.ID); err != nil {
+		return core.Record{}, refusal(err)
+	}
+	return n.v.Record(), nil
+}
+
+// Groups lists the groups of a cluster that this voter has met, sorted.
+func (v *Voter) Groups(cluster string) []domain.GroupID {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var out []domain.GroupID
+	for k := range v.votes {
+		if k.cluster == cluster {
+			out = append(out, k.group)
+		}
+	}
+	slices.Sort(out)
+	return out
+}

@@ -1,0 +1,118 @@
+package quorum
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/sony/gobreaker/v2"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/quorum/core"
+)
+
+// peer is a voter as this site reaches it. Requests beyond inFlight are dropped: a late renewal is worse than none.
+type peer struct {
+	voter   Voter
+	conn    *bus.Conn // nil for the own voter and for a share
+	breaker *gobreaker.CircuitBreaker[core.Response]
+	slots   chan struct{}
+	trouble atomic.Pointer[string] // why the last request failed, nil when it did not
+}
+
+const inFlight = 32
+
+// connectPeers makes a peer of every voter.
+func (s *service) connectPeers() error {
+	s.peers = make(map[core.VoterID]*peer, len(s.cfg.Voters))
+	for _, v := range s.cfg.Voters {
+		p := &peer{voter: v, slots: make(chan struct{}, inFlight)}
+		p.breaker = gobreaker.NewCircuitBreaker[core.Response](gobreaker.Settings{
+			Name: string(v.ID),
+			// The breaker rests shorter than a renewal interval, so that it never costs a lease by itself.
+			Timeout:      s.cfg.Timing.Retry,
+			ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= 5 },
+			IsSuccessful: func(err error) bool { return !errors.Is(err, domain.ErrUnavailable) },
+		})
+		if v.Kind != KindShare && v.Site != s.cfg.Site {
+			conn, err := s.mesh.Conn(v.Site)
+			if err != nil {
+				return fmt.Errorf("voter %s: %w", v.ID, err)
+			}
+			p.conn = conn
+		}
+		s.peers[v.ID] = p
+	}
+	return nil
+}
+
+// ask sends one request to a voter in the background and hands the answer, if one comes, to done. ended is told in any case.
+func (s *service) ask(ctx context.Context, p *peer, b ballot, done func(core.Response), ended func(core.Response, error)) {
+	select {
+	case p.slots <- struct{}{}:
+	default:
+		ended(core.Response{}, fmt.Errorf("ask voter %s: %w: %d requests wait for it", p.voter.ID, domain.ErrUnavailable, inFlight))
+		return
+	}
+	s.wg.Go(func() {
+		defer func() { <-p.slots }()
+		resp, err := s.vote(ctx, p, b)
+		p.note(err)
+		ended(resp, err)
+		if err != nil {
+			s.log.Debug("voter did not answer", "voter", string(p.voter.ID), "verb", string(b.Verb), "group", string(b.Group), "error", err)
+			return
+		}
+		done(resp)
+	})
+}
+
+func (s *service) vote(ctx context.Context, p *peer, b ballot) (core.Response, error) {
+	if p.conn == nil {
+		return s.ownVote(b)
+	}
+	// An answer counts for its own round, even after the next has begun.
+	ctx, cancel := context.WithTimeout(ctx, max(s.cfg.Timing.Renew, 2*s.cfg.Timing.Round))
+	defer cancel()
+	return p.breaker.Execute(func() (core.Response, error) {
+		data, err := json.Marshal(b)
+		if err != nil {
+			return core.Response{}, fmt.Errorf("encode ballot: %w", err)
+		}
+		raw, err := p.conn.Request(ctx, api.VoteSubject(string(p.voter.ID), string(b.Verb)), data)
+		if err != nil {
+			return core.Response{}, err
+		}
+		var resp core.Response
+		if err := json.Unmarshal(raw, &resp); err != nil {
+			return core.Response{}, fmt.Errorf("decode answer of voter %s: %w", p.voter.ID, err)
+		}
+		if resp.Voter != p.voter.ID {
+			return core.Response{}, fmt.Errorf("answer of voter %s names %s: %w", p.voter.ID, resp.Voter, domain.ErrInvalid)
+		}
+		return resp, nil
+	})
+}
+
+func (p *peer) note(err error) {
+	if err == nil {
+		p.trouble.Store(nil)
+		return
+	}
+	text := err.Error()
+	p.trouble.Store(&text)
+}
+
+// status is the voter as this site sees it.
+func (p *peer) status(weight int) api.VoterStatus {
+	st := api.VoterStatus{ID: string(p.voter.ID), Site: p.voter.Site, Kind: string(p.voter.Kind), Weight: weight,
+		Reachable: p.conn == nil || p.conn.Connected()}
+	if t := p.trouble.Load(); t != nil {
+		st.Reachable, st.Detail = false, *t
+	}
+	return st
+}

@@ -1,0 +1,189 @@
+package quorum
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/clock"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/telemetry"
+	"github.com/holdfast-dr/holdfast/services/quorum/core"
+	"github.com/holdfast-dr/holdfast/services/quorum/filevoter"
+)
+
+// service is one site's quorum.
+type service struct {
+	cfg     Config
+	mesh    *bus.Mesh
+	log     *slog.Logger
+	tracer  trace.Tracer
+	now     func() clock.Time
+	initial core.Config
+	voter   *filevoter.Voter // nil when the site hosts none
+	peers   map[core.VoterID]*peer
+	events  *bus.Events
+	meters  meters
+	boot    string // of this process, for event ids
+	cold    bool
+	ctx     context.Context //nolint:containedctx // the life of the service, for the loops it starts
+
+	mu     sync.Mutex
+	groups map[domain.GroupID]*group
+	wg     sync.WaitGroup
+	// shareWork is not waited for at the end: a share that hangs would keep the service from ending.
+	shareWork sync.WaitGroup
+}
+
+// Run votes and holds leases until ctx ends, and then returns nil at once, as if killed: nothing is released. It waits for
+// no site, its own server included. Errors: a configuration that cannot be (domain.ErrInvalid), a voter directory that
+// cannot be used, a bus that takes no subscription.
+func Run(ctx context.Context, cfg Config, deps Deps) error {
+	if cfg.Timing == (core.Timing{}) {
+		cfg.Timing = core.DefaultTiming()
+	}
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := newService(ctx, cfg, deps)
+	if err != nil {
+		return err
+	}
+	defer s.wg.Wait()
+	defer cancel()
+	s.tellMetrics(deps.Metrics)
+	if err := s.serveVotes(ctx); err != nil {
+		return err
+	}
+	if err := s.mesh.Local().Serve(ctx, api.ServiceQuorum, s.endpoints()); err != nil {
+		return fmt.Errorf("serve quorum of site %s: %w", cfg.Site, err)
+	}
+	s.wg.Go(func() { s.heartbeat(ctx) })
+	s.log.Info("quorum ready", "model", string(cfg.Model), "voters", len(cfg.Voters), "cold_start", s.cold)
+	<-ctx.Done()
+	return nil
+}
+
+func newService(ctx context.Context, cfg Config, deps Deps) (*service, error) {
+	if deps.Tracer == nil {
+		deps.Tracer = telemetry.Disabled()
+	}
+	if deps.Logger == nil {
+		deps.Logger = slog.New(slog.DiscardHandler)
+	}
+	if deps.Now == nil {
+		deps.Now = clock.Now
+	}
+	if deps.BootID == "" {
+		id, err := filevoter.BootID()
+		if err != nil {
+			return nil, err
+		}
+		deps.BootID = id
+	}
+	initial, err := cfg.config()
+	if err != nil {
+		return nil, err
+	}
+	s := &service{cfg: cfg, mesh: deps.Mesh, log: deps.Logger.With("site", string(cfg.Site), "service", api.ServiceQuorum),
+		tracer: deps.Tracer.Tracer("holdfast/quorum"), now: deps.Now, initial: initial, boot: rand.Text(), ctx: ctx,
+		groups: map[domain.GroupID]*group{}, meters: newMeters(deps.Metrics)}
+	if s.cold, err = bootedSince(cfg.Dir, cfg.MirrorDir, deps.BootID); err != nil {
+		return nil, err
+	}
+	if own, ok := cfg.own(); ok {
+		s.voter, err = filevoter.Open(filevoter.Config{ID: own.ID, Dir: filepath.Join(cfg.Dir, "votes"), Mirror: cfg.MirrorDir,
+			BootID: deps.BootID, Now: s.instant, Logger: s.log, Faults: deps.Faults})
+		if err != nil {
+			return nil, err
+		}
+	}
+	s.events = bus.NewEvents(ctx, deps.Mesh.Local(), api.ServiceQuorum, s.log)
+	return s, s.connectPeers()
+}
+
+// instant is the clock as the core reads it.
+func (s *service) instant() core.Instant { return core.Instant(s.now()) }
+
+// bootedSince reports whether the service last ran in another boot, of this machine or of another one that had its folder,
+// true also when that is not known. Then what a voter keeps in memory here is not of its last life, and is removed first.
+func bootedSince(dir, mirror, bootID string) (bool, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return false, fmt.Errorf("quorum directory: %w", err)
+	}
+	path := filepath.Join(dir, "boot-id")
+	last, err := os.ReadFile(path)
+	if err == nil && strings.TrimSpace(string(last)) == bootID {
+		return false, nil
+	}
+	if mirror != "" {
+		old, _ := filepath.Glob(filepath.Join(mirror, "*")) // the pattern is well-formed
+		for _, f := range old {
+			if err := os.Remove(f); err != nil {
+				return false, fmt.Errorf("forget what a voter of another boot kept in memory: %w", err)
+			}
+		}
+	}
+	if err := filevoter.WriteDurable(path, []byte(bootID+"\n")); err != nil {
+		return false, fmt.Errorf("note boot id: %w", err)
+	}
+	return true, nil
+}
+
+// incarnation keeps the nonces of two lives of a candidate apart.
+func incarnation() uint64 {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return uint64(binary.BigEndian.Uint32(b[:]))
+}
+
+// ballot is a request of the vote on the wire.
+type ballot struct {
+	Cluster string         `json:"cluster"`
+	Group   domain.GroupID `json:"group"`
+	core.Request
+}
+
+// serveVotes answers for the own voter at the own site's server.
+func (s *service) serveVotes(ctx context.Context) error {
+	if s.voter == nil {
+		return nil
+	}
+	for _, verb := range core.Verbs() {
+		subject := api.VoteSubject(string(s.voter.ID()), string(verb))
+		err := s.mesh.Local().Handle(ctx, subject, func(ctx context.Context, data []byte) ([]byte, error) {
+			var b ballot
+			if err := json.Unmarshal(data, &b); err != nil {
+				return nil, fmt.Errorf("decode ballot: %w: %w", domain.ErrInvalid, err)
+			}
+			if b.Verb != verb {
+				return nil, fmt.Errorf("ballot %s on the subject of %s: %w", b.Verb, verb, domain.ErrInvalid)
+			}
+			if who, ok := bus.CallerOf(ctx); ok && who.Site != b.From {
+				return nil, fmt.Errorf("ballot of site %s, signed by %s: %w", b.From, who, domain.ErrRefused)
+			}
+			resp, err := s.handle(ctx, b)
+			if err != nil {
+				return nil, err
+			}
+			return json.Marshal(resp)
+		})
+		if err != nil {
+			return fmt.Errorf("serve votes of %s: %w", s.voter.ID(), err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,192 @@
+package group
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/extent"
+)
+
+// track is what a primary owes one target: everything after floor, which the ring holds, or the bitmap covers.
+type track struct {
+	mu    sync.Mutex
+	floor domain.LSN // the target's journal holds everything up to here
+	dirty *dirtyMap  // nil while the ring alone covers what the target lacks
+	// fresh, during a resync, collects the blocks of changes after cut that left the ring.
+	cut   domain.LSN
+	fresh *extent.Set
+}
+
+// covered is the last LSN that the ring need not keep for this target.
+func (t *track) covered() domain.LSN {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.dirty != nil {
+		return max(t.floor, t.dirty.upto)
+	}
+	return t.floor
+}
+
+// loadTrack begins with nothing known of the target: the ring's tail bounds what can be told, and an old bitmap extends it.
+func (s *store) loadTrack(site domain.SiteID) (*track, error) {
+	tail := s.j.State().TailLSN
+	t := &track{floor: tail - 1}
+	d, err := s.usableBitmap(site)
+	if err != nil {
+		return nil, err
+	}
+	if d != nil && d.upto+1 >= tail {
+		t.dirty = d
+	}
+	return t, nil
+}
+
+// overflow takes the changes up to upto off the ring for a target: their blocks go into its durable bitmap.
+func (s *store) overflow(site domain.SiteID, t *track, upto domain.LSN) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d := t.dirty
+	if d == nil {
+		d = &dirtyMap{base: t.floor, upto: t.floor, set: extent.New(s.sizes)}
+	} else {
+		d = &dirtyMap{base: d.base, upto: d.upto, set: d.set.Clone()}
+	}
+	if upto <= d.upto {
+		return nil
+	}
+	if err := s.markFrames(d.set, d.upto, upto); err != nil {
+		return fmt.Errorf("overflow of target %s: %w", site, err)
+	}
+	if t.fresh != nil && upto > t.cut {
+		if err := s.markFrames(t.fresh, max(t.cut, d.upto), upto); err != nil {
+			return fmt.Errorf("overflow of target %s: %w", site, err)
+		}
+	}
+	d.upto = upto
+	if err := s.saveBitmap(site, d); err != nil {
+		return err
+	}
+	t.dirty = d
+	return nil
+}
+
+// settled says that the target's journal holds everything up to lsn: nothing before it is owed.
+func (s *store) settled(site domain.SiteID, t *track, lsn domain.LSN) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.floor, t.fresh = lsn, nil
+	if t.dirty == nil {
+		return nil
+	}
+	t.dirty = nil
+	return s.dropBitmap(site)
+}
+
+// repaid forgets the bitmap of a target whose position shows that it has everything the bitmap stands for.
+func (s *store) repaid(site domain.SiteID, t *track, lsn domain.LSN) error {
+	t.mu.Lock()
+	done := t.dirty != nil && t.fresh == nil && lsn >= t.dirty.upto
+	t.mu.Unlock()
+	if !done {
+		return nil
+	}
+	return s.settled(site, t, lsn)
+}
+
+// advance moves the floor with the target's position.
+func (t *track) advance(lsn domain.LSN) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.dirty == nil {
+		t.floor = max(t.floor, lsn)
+	}
+}
+
+// Shares of the ring: above pressure, targets that hold it back overflow; below keep nothing is released, so that a copy
+// that comes back later finds as much history as there is room for.
+const (
+	pressureShare = 0.60
+	nearlyFull    = 0.85
+	keepShare     = 0.35
+)
+
+// checkpointLoop flushes the volumes and releases the ring.
+func (s *session) checkpointLoop() {
+	tick := time.NewTicker(min(200*time.Millisecond, s.g.cfg.Timing.Checkpoint))
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		full := false
+		select {
+		case <-tick.C:
+		case <-s.kickCkpt:
+			full = true
+		case <-s.ctx.Done():
+			return
+		}
+		used := s.st.used()
+		if !full && used < pressureShare && time.Since(last) < s.g.cfg.Timing.Checkpoint {
+			continue
+		}
+		last = time.Now()
+		if err := s.checkpoint(used, full); err != nil {
+			if s.ctx.Err() == nil {
+				s.fail(fmt.Errorf("checkpoint: %w", err))
+			}
+			return
+		}
+		poke(s.released)
+	}
+}
+
+// used is the share of the ring in use.
+func (s *store) used() float64 {
+	st := s.j.State()
+	return float64(st.UsedBytes) / float64(max(st.SizeBytes, 1))
+}
+
+// checkpoint releases what no target needs. Where that leaves the ring under pressure, the targets that do not keep up
+// go over to their bitmaps; when it is nearly full, all that lack something do.
+func (s *session) checkpoint(used float64, full bool) error {
+	applied := s.st.applied()
+	if err := s.st.checkpoint(s.releasable(applied), used, full); err != nil {
+		return err
+	}
+	used = s.st.used()
+	if used < pressureShare {
+		return nil
+	}
+	for site, t := range s.senders {
+		if t.track.covered() >= applied || used < nearlyFull && t.keepsUp() {
+			continue
+		}
+		if err := s.st.overflow(site, t.track, applied); err != nil {
+			return err
+		}
+		t.overflowed()
+	}
+	return s.st.checkpoint(s.releasable(applied), used, full)
+}
+
+// releasable is the last change that neither the volumes nor any target needs the ring for.
+func (s *session) releasable(applied domain.LSN) domain.LSN {
+	limit := applied
+	for _, t := range s.senders {
+		limit = min(limit, t.track.covered())
+	}
+	return limit
+}
+
+// checkpoint flushes the volumes, and releases the ring up to limit when it is worth the history.
+func (s *store) checkpoint(limit domain.LSN, used float64, full bool) error {
+	s.applyMu.Lock()
+	ap := s.ap
+	s.applyMu.Unlock()
+	if used < keepShare && !full {
+		limit = 0
+	}
+	_, err := ap.Checkpoint(limit)
+	return err
+}

@@ -1,0 +1,216 @@
+package group
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/target"
+)
+
+// commitLoop is the one committer: it cuts the open frame whenever the one before it is written.
+func (s *session) commitLoop() {
+	for {
+		select {
+		case <-s.commitWake:
+		case <-s.ctx.Done():
+			return
+		}
+		for s.ctx.Err() == nil {
+			b, ended := s.cut()
+			settle(ended)
+			if b == nil {
+				break
+			}
+			if err := s.write(b); err != nil {
+				if s.ctx.Err() == nil {
+					s.fail(fmt.Errorf("write the journal: %w", err))
+				}
+				return
+			}
+		}
+	}
+}
+
+// cut takes the open frame, if it has anything, and opens another.
+func (s *session) cut() (*batch, []result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.open
+	if b == nil || b.builder.Len() == 0 {
+		return nil, nil
+	}
+	b.frame.LastLSN = s.next - 1
+	b.frame.CommitLSN = s.applied
+	s.number++
+	s.open = s.newBatch(s.spare)
+	s.spare = nil
+	s.writing = b
+	return b, s.pump()
+}
+
+// write makes a frame durable here, and lets the senders have it: those of synchronous targets at the same time.
+func (s *session) write(b *batch) error {
+	b.frame.Time = time.Now()
+	enc := b.builder.Finish(b.frame.CommitLSN, s.st.j.Next().PrevHeaderCRC, b.frame.Time)
+	if len(s.senders) > 0 {
+		s.window.push(windowFrame{first: b.frame.FirstLSN, last: b.frame.LastLSN, raw: append([]byte(nil), enc...), at: b.frame.Time})
+		s.wakeSenders(true)
+	}
+	err := s.st.j.Append(enc)
+	for errors.Is(err, journal.ErrFull) {
+		poke(s.kickCkpt)
+		select {
+		case <-s.released:
+		case <-s.ctx.Done():
+			return s.ctx.Err()
+		}
+		err = s.st.j.Append(enc)
+	}
+	if err != nil {
+		return err
+	}
+	s.window.durable(b.frame.LastLSN)
+	s.mu.Lock()
+	s.spare, b.builder = b.builder, nil
+	s.writing = nil
+	b.since = s.g.cfg.Now()
+	s.pending = append(s.pending, b)
+	s.mu.Unlock()
+	poke(s.completeWake)
+	s.wakeSenders(false)
+	return nil
+}
+
+// completeLoop applies and answers, in order.
+func (s *session) completeLoop() {
+	for {
+		b := s.ready()
+		if b == nil {
+			select {
+			case <-s.completeWake:
+				continue
+			case <-s.ctx.Done():
+				return
+			}
+		}
+		if !s.gate.open() {
+			s.fail(fmt.Errorf("serve epoch %s: %w", s.epoch, domain.ErrNoLease))
+			return
+		}
+		if err := s.apply(b); err != nil {
+			s.fail(fmt.Errorf("apply to the volumes: %w", err))
+			return
+		}
+		s.complete(b)
+	}
+}
+
+// apply brings a frame to the volumes.
+func (s *session) apply(b *batch) error {
+	if b.whole {
+		s.whole.Begin()
+		defer s.whole.End()
+	}
+	return s.st.apply(&b.frame)
+}
+
+// ready is the oldest frame, if every required target has it.
+func (s *session) ready() *batch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.pending) == 0 || s.ctx.Err() != nil {
+		return nil
+	}
+	b := s.pending[0]
+	for site, must := range s.required {
+		if must && s.senders[site].durableLSN() < b.frame.LastLSN {
+			return nil
+		}
+	}
+	return b
+}
+
+// complete answers the commands of a frame that was applied.
+func (s *session) complete(b *batch) {
+	s.mu.Lock()
+	s.pending[0] = nil
+	s.pending = s.pending[1:]
+	s.applied = b.frame.LastLSN
+	for _, e := range b.frame.Entries {
+		s.bytes += uint64(len(e.Data))
+	}
+	ops := b.ops
+	b.ops = nil
+	ended := s.pump()
+	wake := s.open != nil && s.open.builder.Len() > 0
+	if s.applied == s.next-1 && len(s.queue) == 0 {
+		for _, c := range s.idle {
+			close(c)
+		}
+		s.idle = nil
+	}
+	s.mu.Unlock()
+	for _, o := range ops {
+		// The deadline counts at the moment of acknowledging, for each.
+		if s.gate.open() {
+			o.done(nil)
+		} else {
+			o.done(target.ErrFenced)
+		}
+	}
+	settle(ended)
+	if wake {
+		poke(s.commitWake)
+	}
+}
+
+// drained is closed once nothing that was taken is in flight.
+func (s *session) drained() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := make(chan struct{})
+	if s.applied == s.next-1 && len(s.queue) == 0 {
+		close(c)
+	} else {
+		s.idle = append(s.idle, c)
+	}
+	return c
+}
+
+// head is the last LSN acknowledged, and the payload bytes up to it.
+func (s *session) head() (domain.LSN, uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.applied, s.bytes
+}
+
+// given is the last LSN given to a change.
+func (s *session) given() domain.LSN {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.next - 1
+}
+
+func (s *session) wakeSenders(sync bool) {
+	for _, t := range s.senders {
+		if !sync || t.mode == domain.ModeSync {
+			poke(t.wake)
+		}
+	}
+}
+
+// sleep waits for d; false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

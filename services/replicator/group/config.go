@@ -1,0 +1,103 @@
+package group
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/clock"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/event"
+	"github.com/holdfast-dr/holdfast/services/replicator/target"
+)
+
+// Timing is what a group's copy waits for. The zero value of a field takes its default.
+type Timing struct {
+	Pull          time.Duration // between two pulls of the lease (500 ms)
+	Eps           float64       // clock-rate bound (0.01)
+	TargetTimeout time.Duration // a write that waits so long for a sync target's position has lost it (2 s)
+	LinkTimeout   time.Duration // the same when the connection is down as well (500 ms)
+	Head          time.Duration // between two reports of the primary's head (250 ms)
+	Retry         time.Duration // between two attempts to reach a target (250 ms)
+	Checkpoint    time.Duration // between two checkpoints (5 s)
+}
+
+func (t Timing) withDefaults() Timing {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&t.Pull, 500*time.Millisecond)
+	def(&t.TargetTimeout, 2*time.Second)
+	def(&t.LinkTimeout, 500*time.Millisecond)
+	def(&t.Head, 250*time.Millisecond)
+	def(&t.Retry, 250*time.Millisecond)
+	def(&t.Checkpoint, 5*time.Second)
+	if t.Eps <= 0 {
+		t.Eps = 0.01
+	}
+	return t
+}
+
+// Portal is where a primary's volumes are served. Remove returns when no further answer can leave, and waits for every
+// command in flight; target.Server does both.
+type Portal interface {
+	// Add serves a unit under a name. domain.ErrConflict when the name is taken.
+	Add(iqn string, u target.Unit) error
+	// Remove stops serving a name; domain.ErrNotFound when it is not served.
+	Remove(iqn string) error
+	// URL is how an initiator reaches a name.
+	URL(iqn string) string
+}
+
+// Publisher takes facts. bus.Events is one.
+type Publisher interface {
+	Publish(ctx context.Context, id string, f event.Fact)
+}
+
+// Config is what a group's copy needs.
+type Config struct {
+	Site         domain.SiteID
+	Dir          string // the group's own folder
+	JournalBytes int64  // size of a new journal
+	PipeBytes    int64  // bound of the pipe made here for a primary's frames
+	Timing       Timing
+	Mesh         *bus.Mesh
+	Portal       Portal
+	Events       Publisher
+	Tracer       trace.Tracer
+	Logger       *slog.Logger
+	// Meter measures the commands of a volume; nil measures none.
+	Meter func(domain.VolumeID) target.Meter
+	// Now reads the clock that leases run on; clock.Now by default.
+	Now func() clock.Time
+
+	// failpoint, in tests, makes named places of the code stop as if the process had been killed there.
+	failpoint func(place string) error
+}
+
+const (
+	defaultJournalBytes = 64 << 20
+	defaultPipeBytes    = 64 << 20
+)
+
+func (c Config) withDefaults() Config {
+	c.Timing = c.Timing.withDefaults()
+	if c.JournalBytes <= 0 {
+		c.JournalBytes = defaultJournalBytes
+	}
+	if c.PipeBytes <= 0 {
+		c.PipeBytes = defaultPipeBytes
+	}
+	if c.Now == nil {
+		c.Now = clock.Now
+	}
+	if c.failpoint == nil {
+		c.failpoint = func(string) error { return nil }
+	}
+	return c
+}

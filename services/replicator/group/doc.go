@@ -1,0 +1,43 @@
+// Package group is one protection group's copy at one site: its journal, its volumes, and the part it plays.
+//
+//	         promote(epoch, lease)                    demote, lease over, higher epoch seen
+//	target ─────────────────────────> primary ────────────────────────────────────────────> target
+//	  │  ^                               │ a sender for each target:
+//	  │  └── rejoin: fence, compare,     │   connecting ─rejoin─> streaming <──> lagging (from the ring)
+//	  │      quarantine, follow          │        │  ^                │ ring needed: overflow (durable bitmap)
+//	  └── resync: stage, commit at once  │        └──┴── resync <─────┘
+//
+// # A write
+//
+// Unit.Submit gives it an LSN and copies its payload into the open frame (the sequencer). One committer cuts the frame
+// whenever the one before is written and appends it to the journal, while senders put the same bytes into the pipes. When
+// the journal holds the frame, and every required synchronous target's journal too, one completer applies it to the
+// volumes and calls done, if the lease still holds at that moment.
+//
+// An epoch begins with a marker of its own, and nothing is served, reads included, before that is where an acknowledged
+// change must be. Else a copy with an unacknowledged tail could later show what a reader here has seen to be absent.
+//
+// Durability is always strict: a group declared cached is served as strict, which promises more, not less.
+//
+// # Who may acknowledge
+//
+// A session (one epoch's serving) has a gate: open while the lease's deadline on CLOCK_BOOTTIME lies ahead and nobody shut
+// it. It is asked when a command comes, when it is complete and, by the iSCSI target, just before the answer is written.
+// The deadline counts from before the lease was asked for, less the clock-rate bound; once passed, it is never extended.
+// A session that ended is never resumed: frames of its epoch may be at a target that this journal lost in a crash, and a
+// second frame of the same number must never exist. So an epoch that the journal has already served is refused.
+//
+// # Fence
+//
+// Each copy keeps, in the journal's superblocks, the highest epoch it was fenced to. Rejoin and promote refuse lower ones.
+// The journal's own epoch follows the frames: a target that lags takes the frames of the older epochs first, through the
+// pipe of the current one, and so its lineage is always a prefix of its primary's.
+//
+// # Failure cases
+//
+//   - An I/O error of the journal or a volume stops the group; its status says why; nothing is retried as success.
+//   - A crash of either side during a resync leaves the target's old image and journal as they were; a durable marker
+//     makes the staged data and frames the new image, and a crash after it redoes the application.
+//   - A target that cannot follow costs the primary its ring, then one bit per 4 KiB, never time (async).
+//   - Broken invariants (an epoch that falls, two primaries of one epoch, a gap) stop the group.
+package group

@@ -1,0 +1,258 @@
+package group
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/event"
+)
+
+// Group is one group's copy at this site. Its verbs may be called from any goroutine and repeated.
+type Group struct {
+	id    domain.GroupID
+	cfg   Config
+	store *store
+	log   *slog.Logger
+	ctx   context.Context //nolint:containedctx // the copy's own life; sessions and receivers are its children
+
+	ctl chan struct{} // one change of part at a time: promote, demote, fence, rejoin, a resync's begin and commit
+
+	mu       sync.Mutex
+	session  *session
+	reply    api.PromoteReply // of session
+	receiver *receiver
+	stage    *stage
+	staging  bool              // a committed stage is being applied
+	fencing  trace.SpanContext // of when a session here last stopped by itself
+	raised   domain.Epoch
+	failure  error
+	heads    []api.Position // what was heard of the primary's head, oldest first
+	line     line
+	commit   domain.LSN // acknowledged by the primary, as heard or seen in frames
+	lastTime time.Time  // of the last frame taken as a target
+	served   map[string]bool
+}
+
+// Open opens this site's copy of a group, or makes it. It begins as a target: only Promote makes a primary. It ends, at
+// once and without goodbye, with ctx; then Close gives its files back.
+func Open(ctx context.Context, cfg Config, def domain.Group) (*Group, error) {
+	cfg = cfg.withDefaults()
+	st, err := openStore(ctx, cfg, def)
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{id: def.ID, cfg: cfg, store: st, ctx: ctx, log: cfg.Logger.With("group", string(def.ID)), ctl: make(chan struct{}, 1), served: map[string]bool{}}
+	g.commit = st.applied()
+	if g.lastTime, err = st.lastTime(); err != nil {
+		st.close()
+		return nil, err
+	}
+	subject := api.PositionSubject(def.ID, cfg.Site)
+	if err := cfg.Mesh.Local().Subscribe(ctx, subject, g.heard); err != nil {
+		st.close()
+		return nil, err
+	}
+	return g, nil
+}
+
+// Close waits for everything of the group to end and gives its files back. Its context must have ended.
+func (g *Group) Close() {
+	g.mu.Lock()
+	s, r := g.session, g.receiver
+	g.mu.Unlock()
+	if s != nil {
+		<-s.ended
+	}
+	if r != nil {
+		<-r.ended
+	}
+	g.ctl <- struct{}{} // whatever changes the part has ended; nothing follows
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.stage.drop()
+	g.store.close()
+}
+
+// begin takes the right to change the group's part; call what it gives to end.
+func (g *Group) begin(ctx context.Context) (func(), error) {
+	select {
+	case g.ctl <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("group %s is busy: %w: %w", g.id, domain.ErrUnavailable, ctx.Err())
+	case <-g.ctx.Done():
+		return nil, fmt.Errorf("group %s stops: %w", g.id, domain.ErrUnavailable)
+	}
+	if g.ctx.Err() != nil {
+		<-g.ctl
+		return nil, fmt.Errorf("group %s stops: %w", g.id, domain.ErrUnavailable)
+	}
+	return func() { <-g.ctl }, nil
+}
+
+// broken is what stopped the group for good, nil while it works.
+func (g *Group) broken() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.failure == nil {
+		return nil
+	}
+	return fmt.Errorf("group %s has stopped: %w: %w", g.id, domain.ErrRefused, g.failure)
+}
+
+// fail stops the group for good: a broken invariant or a failed disk is never worked around.
+func (g *Group) fail(err error) {
+	g.mu.Lock()
+	first := g.failure == nil
+	if first {
+		g.failure = err
+	}
+	s, r := g.session, g.receiver
+	g.mu.Unlock()
+	if first {
+		g.log.Error("group stopped", "error", err)
+	}
+	if s != nil {
+		s.fail(err)
+	}
+	if r != nil {
+		r.cancel()
+	}
+}
+
+// sessionEnded is the end of a session's life, told by itself.
+func (g *Group) sessionEnded(s *session, began time.Time, cause error) {
+	if g.ctx.Err() != nil {
+		return // killed
+	}
+	s.log.Warn("serving stopped", "reason", cause)
+	lsn := s.st.last()
+	g.mu.Lock()
+	g.session = nil
+	g.commit = s.st.applied()
+	lease := errors.Is(cause, domain.ErrNoLease) || errors.Is(cause, domain.ErrStaleEpoch) || errors.Is(cause, errOvertaken) || errors.Is(cause, errDemoted)
+	if !lease && !errors.Is(cause, errReplaced) && g.failure == nil {
+		g.failure = cause
+	}
+	g.mu.Unlock()
+	if lease && !errors.Is(cause, errDemoted) {
+		g.stoppedByItself(s, began, cause)
+	}
+	g.emit(g.ctx, event.ReplicaChanged{Fact: "serving_stopped", Group: g.id, Site: g.cfg.Site, Epoch: s.epoch, LSN: lsn, Detail: fmt.Sprint(cause)})
+}
+
+// Why a session ends without anything being wrong.
+var (
+	errDemoted  = errors.New("demoted")
+	errReplaced = errors.New("a higher epoch begins here")
+)
+
+func (g *Group) publish(ctx context.Context, fact string, epoch domain.Epoch, lsn domain.LSN, target domain.SiteID, detail string) {
+	g.emit(ctx, event.ReplicaChanged{Fact: fact, Group: g.id, Site: g.cfg.Site, Epoch: epoch, LSN: lsn, Target: target, Detail: detail})
+}
+
+func (g *Group) emit(ctx context.Context, f event.ReplicaChanged) {
+	id := fmt.Sprintf("%s-%d-%s-%s-%s-%d", g.id, f.Epoch, g.cfg.Site, f.Fact, f.Target, f.LSN)
+	if f.Fact == "target_lost" || f.Fact == "target_streaming" || f.Fact == "resync_started" || f.Fact == "resync_completed" {
+		id += fmt.Sprintf("-%d", g.cfg.Now()) // these happen again
+	}
+	g.cfg.Events.Publish(ctx, id, f)
+}
+
+// current is the session under way, nil at a target.
+func (g *Group) current() *session {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.session
+}
+
+// Fence refuses every lower epoch from now on, durably, and stops serving under one.
+func (g *Group) Fence(ctx context.Context, epoch domain.Epoch) error {
+	if epoch <= 0 {
+		return fmt.Errorf("fence group %s: epoch %d: %w", g.id, epoch, domain.ErrInvalid)
+	}
+	end, err := g.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if s := g.current(); s != nil && s.epoch < epoch {
+		s.stop(fmt.Errorf("fenced to epoch %s: %w", epoch, errOvertaken))
+	}
+	g.mu.Lock()
+	r := g.receiver
+	g.mu.Unlock()
+	if r != nil && r.epoch < epoch {
+		g.stopReceiver()
+	}
+	before := g.store.fence()
+	if err := g.store.raiseFence(epoch); err != nil {
+		return err
+	}
+	if before < epoch {
+		g.publish(ctx, "fenced", epoch, g.store.last(), "", "")
+	}
+	return nil
+}
+
+// Protect makes the senders try again now. A primary connects its targets by itself too.
+func (g *Group) Protect(_ context.Context, epoch domain.Epoch) error {
+	s := g.current()
+	if s == nil || s.epoch != epoch {
+		return fmt.Errorf("protect group %s: not primary under epoch %s here: %w", g.id, epoch, domain.ErrStaleEpoch)
+	}
+	for _, t := range s.senders {
+		poke(t.wake)
+	}
+	return nil
+}
+
+// Quarantined lists what was kept aside here.
+func (g *Group) Quarantined() ([]api.Quarantined, error) { return g.store.quarantined() }
+
+// Status tells what the copy is.
+func (g *Group) Status() api.GroupStatus {
+	st := g.store.j.State()
+	g.mu.Lock()
+	s, failure, staging := g.session, g.failure, g.staging
+	reply := g.reply
+	g.mu.Unlock()
+	out := api.GroupStatus{
+		Group: g.id, Role: domain.RoleTarget, Epoch: g.store.fence(), Consistent: failure == nil && !staging && st.Broken == nil,
+		HeadLSN: st.LastLSN, AppliedLSN: g.store.applied(), JournalUsed: st.UsedBytes, JournalSize: st.SizeBytes, Lineage: lineageToAPI(st.Lineage),
+	}
+	if failure != nil {
+		out.Error = failure.Error()
+	}
+	if q, err := g.store.quarantined(); err == nil {
+		for i := range q {
+			q[i].Extents = nil // the quarantine verb has them
+		}
+		out.Quarantined = q
+	} else if out.Error == "" {
+		out.Error = err.Error()
+	}
+	if s != nil && s.gate.open() {
+		out.Role, out.Serving, out.Epoch, out.Disks = domain.RolePrimary, len(reply.Disks) > 0, s.epoch, reply.Disks
+		out.RPOTarget = g.store.group.RPO.Seconds()
+		head, _ := s.head()
+		for site, t := range s.senders {
+			ts := t.status(head)
+			if ts.InSync = s.register.has(site); !ts.InSync {
+				ts.RPOSeconds = ts.LagSeconds
+			}
+			out.Targets = append(out.Targets, ts)
+		}
+		slices.SortFunc(out.Targets, func(a, b api.TargetStatus) int { return strings.Compare(string(a.Site), string(b.Site)) })
+	}
+	return out
+}

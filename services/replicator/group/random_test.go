@@ -1,0 +1,218 @@
+package group
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/target"
+)
+
+// life drives two sites of a synchronous group through a random history and knows what each block may hold.
+type life struct {
+	c       *cluster
+	r       *rand.Rand
+	seed    uint64
+	primary domain.SiteID
+	epoch   domain.Epoch
+	value   uint64
+	acked   [2][lifeBlocks]uint64          // acknowledged last
+	maybe   [2][lifeBlocks]map[uint64]bool // written since, not acknowledged: may be found or not
+	flying  []flying
+	log     []string
+}
+
+type flying struct {
+	volume, block int
+	value         uint64
+	done          <-chan error
+}
+
+const lifeBlocks = 48
+
+func (l *life) say(format string, args ...any) { l.log = append(l.log, fmt.Sprintf(format, args...)) }
+
+func (l *life) fatal(format string, args ...any) {
+	l.c.t.Helper()
+	l.c.t.Fatalf("seed %d: %s\nhistory: %v", l.seed, fmt.Sprintf(format, args...), l.log)
+}
+
+func (l *life) alive(s domain.SiteID) bool { return l.c.nodes[s].g != nil }
+func other(s domain.SiteID) domain.SiteID {
+	if s == "a" {
+		return "b"
+	}
+	return "a"
+}
+
+// submit starts n writes of up to three blocks.
+func (l *life) submit(n int) {
+	for range n {
+		v, b := l.r.IntN(2), l.r.IntN(lifeBlocks)
+		l.value++
+		var data []byte
+		for i := b; i < min(b+1+l.r.IntN(3), lifeBlocks); i++ {
+			data = append(data, block(l.value)...)
+		}
+		u := l.c.nodes[l.primary].unit(v)
+		done := submit(u, &target.Command{Op: target.OpWrite, Off: int64(b) * 4096, Len: int64(len(data)), Data: data})
+		for i := range len(data) / 4096 {
+			l.maybe[v][b+i][l.value] = true
+			l.flying = append(l.flying, flying{v, b + i, l.value, done})
+			if i > 0 {
+				l.flying[len(l.flying)-1].done = nil // told by the first
+			}
+		}
+	}
+}
+
+// collect waits for every write under way; those acknowledged must be found from now on.
+func (l *life) collect() {
+	var err error
+	for _, f := range l.flying {
+		if f.done != nil {
+			err = await(l.c.t, f.done)
+		}
+		if err == nil {
+			if f.value > l.acked[f.volume][f.block] {
+				l.acked[f.volume][f.block] = f.value
+				for old := range l.maybe[f.volume][f.block] {
+					if old <= f.value {
+						delete(l.maybe[f.volume][f.block], old)
+					}
+				}
+			}
+		} else if !errors.Is(err, target.ErrFenced) {
+			l.fatal("write: %v", err)
+		}
+	}
+	l.flying = nil
+}
+
+// check reads every block at the new primary.
+func (l *life) check() {
+	for v := range 2 {
+		for b := range lifeBlocks {
+			got := binary.LittleEndian.Uint64(l.c.nodes[l.primary].read(v, int64(b)*4096, 8))
+			if got != l.acked[v][b] && !l.maybe[v][b][got] {
+				l.fatal("volume %d block %d at %s holds %d, acknowledged was %d, possible %v", v, b, l.primary, got, l.acked[v][b], l.maybe[v][b])
+			}
+			l.acked[v][b], l.maybe[v][b] = got, map[uint64]bool{}
+		}
+	}
+}
+
+func (l *life) promote(s domain.SiteID) {
+	if !l.alive(s) {
+		l.c.boot(s)
+	}
+	l.epoch = l.epoch.Next(int(s[0]-'a') + 1)
+	l.say("promote %s %s", s, l.epoch)
+	was := l.primary
+	l.c.promote(s, l.epoch)
+	l.primary = s
+	l.collect() // what the one before still answers, it answers as the fenced do
+	if was != s && l.alive(was) {
+		eventually(l.c.t, "the old primary stops", func() bool { s := l.c.nodes[was].g.current(); return s == nil || s.epoch == l.epoch })
+	}
+	l.check()
+}
+
+func (l *life) step() {
+	p, t := l.primary, other(l.primary)
+	switch l.r.IntN(8) {
+	case 0, 1:
+		l.say("write")
+		l.submit(10 + l.r.IntN(30))
+		l.collect()
+	case 2:
+		l.say("kill primary %s", p)
+		l.submit(l.r.IntN(30))
+		if l.r.IntN(2) == 0 {
+			time.Sleep(time.Duration(l.r.IntN(3000)) * time.Microsecond)
+		}
+		l.c.kill(p)
+		l.collect()
+		set := l.c.quo.set()
+		l.promote(set[l.r.IntN(len(set))])
+	case 3:
+		if l.alive(t) {
+			l.say("kill target %s", t)
+			l.submit(l.r.IntN(20))
+			l.c.kill(t)
+			l.submit(l.r.IntN(20))
+			l.collect()
+		}
+	case 4, 5:
+		if !l.alive(t) {
+			l.say("boot target %s", t)
+			l.submit(l.r.IntN(20))
+			l.c.boot(t)
+			l.submit(l.r.IntN(20))
+			l.collect()
+		}
+	case 6:
+		if set := l.c.quo.set(); slices.Contains(set, t) && l.alive(t) {
+			l.say("take over from %s alive", p)
+			l.submit(l.r.IntN(30))
+			l.promote(t)
+		}
+	case 7:
+		if !l.alive(t) {
+			return
+		}
+		l.say("move to %s", t)
+		l.submit(l.r.IntN(10))
+		_, err := l.c.nodes[p].g.Demote(l.c.t.Context(), api.DemoteRequest{Group: "erp", Epoch: l.epoch, Successor: t, TimeoutNs: int64(3 * time.Second)})
+		l.collect()
+		if err == nil {
+			l.promote(t)
+		} else if !errors.Is(err, domain.ErrRefused) {
+			l.fatal("demote: %v", err)
+		}
+	}
+}
+
+func TestRandomLivesLoseNoAcknowledgedSyncWrite(t *testing.T) {
+	seeds, steps := uint64(3), 14
+	if n, err := strconv.Atoi(os.Getenv("HOLDFAST_SEEDS")); err == nil {
+		seeds = uint64(n)
+	}
+	first := uint64(1)
+	if n, err := strconv.Atoi(os.Getenv("HOLDFAST_SEED")); err == nil {
+		first, seeds = uint64(n), 1
+	}
+	for seed := first; seed < first+seeds; seed++ {
+		t.Run(strconv.Itoa(int(seed)), func(t *testing.T) {
+			c := newCluster(t, domain.ModeSync)
+			l := &life{c: c, r: rand.New(rand.NewPCG(seed, 9)), seed: seed, primary: "a"}
+			for v := range l.maybe {
+				for b := range l.maybe[v] {
+					l.maybe[v][b] = map[uint64]bool{}
+				}
+			}
+			c.boot("a", "b")
+			l.promote("a")
+			for range steps {
+				l.step()
+			}
+			if t := other(l.primary); !l.alive(t) {
+				c.boot(t)
+			}
+			c.follows(l.primary, other(l.primary))
+			c.same("a", "b")
+			l.check()
+			if t.Failed() {
+				t.Log(l.log)
+			}
+		})
+	}
+}

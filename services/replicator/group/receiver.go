@@ -1,0 +1,292 @@
+package group
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/lineage"
+)
+
+// receiver follows one primary under one epoch: frames from the pipe into the journal, positions back, and to the volumes
+// what the primary acknowledged.
+type receiver struct {
+	g       *Group
+	st      *store
+	epoch   domain.Epoch
+	source  []api.LineageEntry
+	cancel  context.CancelFunc
+	ended   chan struct{}
+	apply   chan struct{}
+	gapSaid domain.LSN // the last LSN a resend was asked for
+}
+
+// startReceiver follows the primary of an epoch. The pipe exists; nothing else changes the store.
+func (g *Group) startReceiver(epoch domain.Epoch, source []api.LineageEntry) error {
+	if err := g.store.reloadTail(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(g.ctx)
+	r := &receiver{g: g, st: g.store, epoch: epoch, source: source, cancel: cancel, ended: make(chan struct{}), apply: make(chan struct{}, 1)}
+	g.mu.Lock()
+	g.receiver = r
+	g.mu.Unlock()
+	poke(r.apply)
+	parts := make(chan struct{}, 3)
+	for _, run := range []func(context.Context){r.readLoop, r.applyLoop, r.tellLoop} {
+		go func() {
+			run(ctx)
+			parts <- struct{}{}
+		}()
+	}
+	go func() {
+		for range cap(parts) {
+			<-parts
+		}
+		cancel()
+		close(r.ended)
+	}()
+	return nil
+}
+
+// stopReceiver ends the receiver, if there is one, and waits until it takes nothing more.
+func (g *Group) stopReceiver() {
+	g.mu.Lock()
+	r := g.receiver
+	g.receiver = nil
+	g.mu.Unlock()
+	if r != nil {
+		r.cancel()
+		<-r.ended
+	}
+}
+
+// readLoop takes frames until the pipe is sealed or the receiver ends; a lost connection is taken up again.
+func (r *receiver) readLoop(ctx context.Context) {
+	local := r.g.cfg.Mesh.Local()
+	for ctx.Err() == nil {
+		err := local.ReadPipe(ctx, r.g.id, r.epoch, func(raw []byte) error { return r.take(ctx, raw) })
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, errBrokenStore):
+			r.g.fail(err)
+			return
+		case errors.Is(err, domain.ErrNotFound):
+			// Sealed, or lost with its server: the primary's next rejoin makes another.
+			<-ctx.Done()
+			return
+		}
+		r.g.log.Debug("pipe not read", "epoch", r.epoch.String(), "error", err)
+		if !sleep(ctx, 50*time.Millisecond) {
+			return
+		}
+	}
+}
+
+var errBrokenStore = errors.New("the copy cannot be written")
+
+// take makes one frame durable and says so. What is not the next frame is passed over, and asked for again.
+func (r *receiver) take(ctx context.Context, raw []byte) error {
+	f, err := journal.Decode(raw)
+	if err != nil || f.Group != r.g.id {
+		r.g.log.Warn("frame refused", "epoch", r.epoch.String(), "error", err)
+		r.tell(ctx, true)
+		return nil
+	}
+	last := r.st.last()
+	switch {
+	case f.LastLSN <= last:
+		r.tell(ctx, false)
+		return nil
+	case f.FirstLSN != last+1:
+		if r.gapSaid != last+1 {
+			r.gapSaid = last + 1
+			r.tell(ctx, true)
+		}
+		return nil
+	}
+	if err := r.raise(f.Epoch); err != nil {
+		return fmt.Errorf("%w: %w", errBrokenStore, err)
+	}
+	if err := r.append(ctx, raw); err != nil {
+		return err
+	}
+	r.gapSaid = 0
+	r.st.push(f)
+	r.g.mu.Lock()
+	r.g.commit = max(r.g.commit, f.CommitLSN)
+	r.g.lastTime = f.Time
+	r.g.mu.Unlock()
+	r.tell(ctx, false)
+	poke(r.apply)
+	return nil
+}
+
+// raise takes the epochs of the source's lineage that begin here, up to the frame's.
+func (r *receiver) raise(upto domain.Epoch) error {
+	missing, ok := lineage.Missing(r.source, r.st.j.Next().Epoch, r.st.last())
+	if !ok {
+		return fmt.Errorf("copy at LSN %d is no prefix of lineage %v: %w", r.st.last(), r.source, domain.ErrRefused)
+	}
+	for _, e := range missing {
+		if e.Epoch > upto {
+			break
+		}
+		if err := r.st.raiseEpoch(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// append waits for room in the ring: what holds it is applied and released as the primary acknowledges it.
+func (r *receiver) append(ctx context.Context, raw []byte) error {
+	for {
+		err := r.st.j.Append(raw)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, journal.ErrFull) {
+			return fmt.Errorf("%w: %w", errBrokenStore, err)
+		}
+		poke(r.apply)
+		if err := r.st.checkpoint(r.st.applied(), 1, true); err != nil {
+			return fmt.Errorf("%w: %w", errBrokenStore, err)
+		}
+		if !sleep(ctx, 5*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+}
+
+// tell publishes where the journal stands.
+func (r *receiver) tell(ctx context.Context, resend bool) {
+	n := r.st.j.Next()
+	r.g.mu.Lock()
+	at := r.g.lastTime
+	r.g.mu.Unlock()
+	p := api.Position{Group: r.g.id, Site: r.g.cfg.Site, Epoch: r.epoch, LSN: n.FirstLSN - 1, Frame: n.Number - 1, Time: at, Resend: resend}
+	if err := r.g.cfg.Mesh.Local().PublishJSON(ctx, api.PositionSubject(r.g.id, r.g.cfg.Site), p); err != nil {
+		r.g.log.Debug("position not told", "error", err)
+	}
+}
+
+// tellLoop repeats the position, since a core message may be lost.
+func (r *receiver) tellLoop(ctx context.Context) {
+	for sleep(ctx, 200*time.Millisecond) {
+		r.tell(ctx, false)
+	}
+}
+
+// applyLoop brings to the volumes what the primary acknowledged, and checkpoints.
+func (r *receiver) applyLoop(ctx context.Context) {
+	tick := time.NewTicker(min(250*time.Millisecond, r.g.cfg.Timing.Checkpoint))
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-r.apply:
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		r.g.mu.Lock()
+		commit := r.g.commit
+		r.g.mu.Unlock()
+		err := r.st.applyUpTo(commit)
+		used := r.st.used()
+		if err == nil && (used > pressureShare || time.Since(last) >= r.g.cfg.Timing.Checkpoint) {
+			last = time.Now()
+			err = r.st.checkpoint(r.st.applied(), used, false)
+		}
+		if err != nil {
+			r.g.fail(fmt.Errorf("%w: %w", errBrokenStore, err))
+			return
+		}
+	}
+}
+
+const headsKept = 4096 // 17 minutes
+
+// heard takes what is published about the group here: the primary's head.
+func (g *Group) heard(_ context.Context, m bus.Message) {
+	var p api.Position
+	if err := json.Unmarshal(m.Data, &p); err != nil || !p.Primary {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.session != nil || p.Epoch < g.store.fence() {
+		return
+	}
+	if n := len(g.heads); n > 0 && g.heads[n-1].Epoch != p.Epoch {
+		g.heads = nil
+	}
+	g.heads = append(g.heads, p)
+	if len(g.heads) > headsKept {
+		g.heads = g.heads[1:]
+	}
+	if g.receiver != nil && g.receiver.epoch == p.Epoch && p.LSN > g.commit {
+		g.commit = p.LSN
+		poke(g.receiver.apply)
+	}
+}
+
+// line is how this copy's line stands to that of the primary it follows.
+type line struct {
+	epoch  domain.Epoch // of the primary that compared; none yet: zero
+	common domain.LSN   // the last change in both
+	apart  bool         // what follows common here is not the primary's: until a resync is installed
+}
+
+// related keeps what a rejoin found.
+func (g *Group) related(l line) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.line = l
+}
+
+// Estimate says what of the primary's last known state is missing here.
+func (g *Group) Estimate() api.LossEstimate { return g.estimate(g.store.last()) }
+
+func (g *Group) estimate(last domain.LSN) api.LossEstimate {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.session != nil {
+		return api.LossEstimate{Known: true, Text: "nothing: this site is primary", AsOf: time.Now()}
+	}
+	if len(g.heads) == 0 {
+		return api.LossEstimate{Text: "unknown: nothing was heard of the primary"}
+	}
+	head := g.heads[len(g.heads)-1]
+	if head.Epoch != g.line.epoch && (g.store == nil || head.Epoch != g.store.j.Next().Epoch) {
+		return api.LossEstimate{Text: "unknown: the primary of epoch " + head.Epoch.String() + " has not compared its line with this copy's", AsOf: head.Time}
+	}
+	if head.Epoch == g.line.epoch && g.line.apart {
+		last = min(last, g.line.common)
+	}
+	e := api.LossEstimate{Known: true, AsOf: head.Time}
+	if head.LSN > last {
+		e.Writes = uint64(head.LSN - last)
+		// The newest report at or before our position bounds the bytes from above.
+		base := uint64(0)
+		for _, h := range g.heads {
+			if h.LSN <= last {
+				base = h.Bytes
+			}
+		}
+		e.Bytes = head.Bytes - min(base, head.Bytes)
+		if !g.lastTime.IsZero() {
+			e.Seconds = max(0, head.Time.Sub(g.lastTime).Seconds())
+		}
+	}
+	e.Text = fmt.Sprintf("%.1f s, %.1f MB, %d writes", e.Seconds, float64(e.Bytes)/1e6, e.Writes)
+	return e
+}

@@ -1,0 +1,302 @@
+package group
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"go.opentelemetry.io/otel/attribute"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/event"
+	"github.com/holdfast-dr/holdfast/pkg/telemetry"
+	"github.com/holdfast-dr/holdfast/services/replicator/lineage"
+)
+
+// maxDiverged bounds the set of diverged blocks in a reply; a larger one is sent as "everything".
+const maxDiverged = 4 << 20
+
+// Rejoin makes this copy follow a primary: see api.RejoinRequest.
+func (g *Group) Rejoin(ctx context.Context, req api.RejoinRequest) (reply api.RejoinReply, err error) {
+	phase := "reprotect"
+	if req.Epoch > g.store.fence() {
+		phase = "fence" // from here on nothing of an older epoch is taken at this copy
+	}
+	ctx, span := g.span(ctx, "follow", phase, req.Epoch, attribute.String("primary", string(req.Site)))
+	g.joins(span, req.Cause)
+	defer func() { telemetry.End(span, err) }()
+	bctx, cancel := context.WithTimeout(ctx, rejoinTimeout/2)
+	defer cancel()
+	end, err := g.begin(bctx)
+	if err != nil {
+		return reply, err // busy, for example with what a resync has sent
+	}
+	defer end()
+	if err := g.mayFollow(req); err != nil {
+		return reply, err
+	}
+	g.stopReceiver()
+	g.dropStage()
+	if err := g.follow(ctx, req); err != nil {
+		return reply, fmt.Errorf("rejoin group %s: %w", g.id, err)
+	}
+	common, known := lineage.Common(lineage.Copy{Lineage: g.store.lineage(), Last: g.store.last()},
+		lineage.Copy{Lineage: req.Lineage, Last: lineage.Unbounded})
+	reply = api.RejoinReply{LSN: common, Full: !known}
+	if !known || common < g.store.last() {
+		if err := g.diverged(ctx, &reply, known); err != nil {
+			return reply, fmt.Errorf("rejoin group %s: %w", g.id, err)
+		}
+	}
+	// Frames of an epoch below the journal's own would be refused: then blocks must do.
+	if lineage.EpochOf(req.Lineage, common+1) < g.store.j.Next().Epoch || common+1 < req.First {
+		reply.Resync = true
+	}
+	g.related(line{epoch: req.Epoch, common: common, apart: reply.Resync || reply.Full})
+	span.SetAttributes(attribute.Int64("lsn", int64(common)), attribute.Bool("resync", reply.Resync))
+	if reply.Resync || reply.Full {
+		return reply, nil
+	}
+	return reply, g.receive(ctx, req.Epoch, req.Lineage)
+}
+
+// mayFollow refuses what must not be followed, and ends what the epoch overtakes.
+func (g *Group) mayFollow(req api.RejoinRequest) error {
+	if fence := g.store.fence(); req.Epoch < fence {
+		return fmt.Errorf("rejoin group %s under epoch %s: fenced to %s: %w", g.id, req.Epoch, fence, domain.ErrStaleEpoch)
+	}
+	if err := g.broken(); err != nil {
+		return err
+	}
+	if req.Site == g.cfg.Site || !slices.Contains(g.store.group.SitesOf(), req.Site) {
+		return fmt.Errorf("rejoin group %s: primary %q: %w", g.id, req.Site, domain.ErrInvalid)
+	}
+	if !slices.Equal(req.Volumes, g.store.group.Volumes) {
+		return fmt.Errorf("rejoin group %s: site %s has volumes %v, here are %v: %w", g.id, req.Site, req.Volumes, g.store.group.Volumes, domain.ErrInvalid)
+	}
+	s := g.current()
+	if s == nil {
+		return nil
+	}
+	if s.epoch == req.Epoch {
+		err := fmt.Errorf("two primaries under epoch %s: site %s and this one", s.epoch, req.Site)
+		g.fail(err)
+		return fmt.Errorf("%w: %w", domain.ErrRefused, err)
+	}
+	s.stop(fmt.Errorf("site %s serves epoch %s: %w", req.Site, req.Epoch, errOvertaken))
+	return g.broken()
+}
+
+// follow fences the copy to the primary's epoch and takes away every older pipe.
+func (g *Group) follow(ctx context.Context, req api.RejoinRequest) error {
+	before := g.store.fence()
+	if err := g.store.raiseFence(req.Epoch); err != nil {
+		return err
+	}
+	if before < req.Epoch {
+		g.publish(ctx, "fenced", req.Epoch, g.store.last(), "", "follows site "+string(req.Site))
+	}
+	local := g.cfg.Mesh.Local()
+	pipes, err := local.Pipes(ctx, g.id)
+	if err != nil {
+		return err
+	}
+	for _, e := range pipes {
+		if e < req.Epoch {
+			if err := local.SealPipe(ctx, g.id, e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// diverged keeps the changes after the common point aside, and then takes them back if they never reached the volumes; if
+// they may have, the blocks they touched must come from the primary.
+func (g *Group) diverged(ctx context.Context, reply *api.RejoinReply, known bool) error {
+	var maps []*dirtyMap
+	sites, err := g.store.bitmapSites()
+	if err != nil {
+		return err
+	}
+	for _, site := range sites {
+		d, err := g.store.usableBitmap(site)
+		if err != nil {
+			return err
+		}
+		if d != nil {
+			maps = append(maps, d)
+		}
+	}
+	item, err := g.store.quarantineTail(g.cfg.Site, reply.LSN, maps)
+	if err != nil {
+		return err
+	}
+	if item != nil {
+		g.log.Warn("diverged writes kept aside", "epoch", item.Epoch.String(), "writes", item.Writes, "path", item.Path)
+		g.cfg.Events.Publish(ctx, fmt.Sprintf("%s-%s-quarantined-%d-%d-%d", g.id, g.cfg.Site, item.Epoch, item.FirstLSN, item.LastLSN), event.WritesQuarantined{Item: *item})
+		short := *item
+		short.Extents = nil
+		reply.Quarantined = &short
+	}
+	if known && g.store.applied() <= reply.LSN && g.store.j.State().ReleasedLSN <= reply.LSN {
+		return g.store.j.Truncate(reply.LSN)
+	}
+	reply.Resync = true
+	set, told, err := g.store.writtenSince(reply.LSN, maps)
+	if err != nil {
+		return err
+	}
+	if !known || !told {
+		reply.Full = true
+		return nil
+	}
+	if reply.Diverged = set.Encode(); len(reply.Diverged) > maxDiverged {
+		reply.Full, reply.Diverged = true, nil
+	}
+	return nil
+}
+
+// receive opens the epoch's pipe here and takes what comes.
+func (g *Group) receive(ctx context.Context, epoch domain.Epoch, source []api.LineageEntry) error {
+	local := g.cfg.Mesh.Local()
+	if err := local.CreatePipe(ctx, g.id, epoch, g.cfg.PipeBytes); err != nil {
+		return err
+	}
+	// What an earlier writer left is sent again from where the journal stands; it would only take up room.
+	if err := local.PurgePipe(ctx, g.id, epoch); err != nil {
+		return err
+	}
+	// What an older epoch left uncommitted was adopted by the primary if it is in its line, and is gone here if not.
+	g.mu.Lock()
+	g.commit = min(g.commit, g.store.last())
+	for _, e := range source {
+		if e.Epoch == epoch {
+			g.commit = max(g.commit, e.FirstLSN-1)
+		}
+	}
+	g.mu.Unlock()
+	return g.startReceiver(epoch, source)
+}
+
+func (g *Group) dropStage() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.stage.drop()
+	g.stage = nil
+}
+
+// ResyncBegin opens an empty stage for a primary that this copy has rejoined.
+func (g *Group) ResyncBegin(ctx context.Context, req api.ResyncBegin) error {
+	end, err := g.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if fence := g.store.fence(); req.Epoch != fence || g.current() != nil {
+		return fmt.Errorf("resync group %s under epoch %s: fenced to %s: %w", g.id, req.Epoch, fence, domain.ErrStaleEpoch)
+	}
+	if err := g.broken(); err != nil {
+		return err
+	}
+	g.stopReceiver()
+	g.dropStage()
+	st, err := g.store.beginStage(req.Epoch, req.Session)
+	if err != nil {
+		return fmt.Errorf("resync group %s: %w", g.id, err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.stage = st
+	return nil
+}
+
+// ResyncData stages one piece. b is the request as it came.
+func (g *Group) ResyncData(b []byte) error {
+	_, epoch, session, raw, err := parseResync(b)
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	st := g.stage
+	g.mu.Unlock()
+	if st == nil || st.epoch != epoch || st.session != session {
+		return fmt.Errorf("resync group %s: no such stage: %w", g.id, domain.ErrConflict)
+	}
+	if _, err := parseRecord(raw, g.store.sizes); err != nil {
+		return err
+	}
+	if err := g.cfg.failpoint("stage data"); err != nil {
+		return err
+	}
+	return st.add(raw)
+}
+
+// ResyncCommit makes the stage the copy, in the background: until it is done every other change of part waits, and a
+// rejoin afterwards finds the copy at the end of what was sent.
+func (g *Group) ResyncCommit(ctx context.Context, req api.ResyncCommit) error {
+	end, err := g.begin(ctx)
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	st := g.stage
+	g.mu.Unlock()
+	if st == nil || st.epoch != req.Epoch || st.session != req.Session || req.Epoch != g.store.fence() {
+		end()
+		return fmt.Errorf("resync group %s: no such stage: %w", g.id, domain.ErrConflict)
+	}
+	go func() { // Close waits for it, as it waits for every change of part
+		defer end()
+		g.install(st, req)
+	}()
+	return nil
+}
+
+// install seals the stage and brings it to the volumes. A kill before the marker leaves the old copy, one after it is
+// made good at the next start.
+func (g *Group) install(st *stage, req api.ResyncCommit) {
+	// What was sent goes on from the end of this journal, not from where the volumes are.
+	err := g.store.reloadTail()
+	if err == nil {
+		err = g.store.applyUpTo(g.store.last())
+	}
+	if err != nil {
+		g.fail(err)
+		return
+	}
+	if err := g.store.sealStage(st, req); err != nil {
+		g.dropStage()
+		if left := g.store.discardStage(); left != nil { // its marker may be there after all
+			g.fail(errors.Join(err, left))
+			return
+		}
+		g.log.Error("resync not taken over", "error", err) // the primary will rejoin and send again
+		return
+	}
+	g.dropStage()
+	g.setStaging(true)
+	if err := g.store.applyStage(req, g.cfg.failpoint); err != nil {
+		g.fail(err)
+		return
+	}
+	g.setStaging(false)
+	g.mu.Lock()
+	g.commit = req.LSN
+	g.line = line{epoch: req.Epoch, common: req.LSN}
+	g.mu.Unlock()
+}
+
+func (g *Group) setStaging(on bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.staging = on
+}
+
+// ResyncGroup tells which group a piece of resync data is for.
+func ResyncGroup(b []byte) (domain.GroupID, error) {
+	id, _, _, _, err := parseResync(b)
+	return id, err
+}

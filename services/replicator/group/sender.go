@@ -1,0 +1,261 @@
+package group
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/telemetry"
+)
+
+// sender brings one target on: connect (rejoin), resync when frames alone cannot do it, then stream.
+type sender struct {
+	s     *session
+	site  domain.SiteID
+	mode  domain.Mode
+	conn  *bus.Conn
+	track *track
+	wake  chan struct{} // a frame, a position, or a wish to try again
+
+	mu         sync.Mutex
+	state      string
+	lost       bool // a write waited too long for it
+	live       bool // rejoined: positions count
+	acked      domain.LSN
+	ackTime    time.Time // of the target's last frame
+	rewind     domain.LSN
+	joining    bool // required; proposed once it holds joinLSN
+	joinLSN    domain.LSN
+	resynced   uint64
+	total      uint64
+	err        error
+	caught     bool      // reported as streaming in this session
+	moved      time.Time // when its position last grew
+	heard      time.Time // when it last told its position
+	committing bool      // a resync was sent whole; the target makes it its image
+}
+
+var (
+	// errRejoin ends a stream that has to begin again with a rejoin.
+	errRejoin = errors.New("begin again")
+	// errCommitted ends a resync that the target now makes its image.
+	errCommitted = errors.New("the target takes over what was sent")
+)
+
+func (s *session) newSender(site domain.SiteID, mode domain.Mode) (*sender, error) {
+	conn, err := s.g.cfg.Mesh.Conn(site)
+	if err != nil {
+		return nil, err
+	}
+	tr, err := s.st.loadTrack(site)
+	if err != nil {
+		return nil, err
+	}
+	return &sender{s: s, site: site, mode: mode, conn: conn, track: tr, wake: make(chan struct{}, 1), state: api.TargetConnecting}, nil
+}
+
+func (t *sender) run(ctx context.Context) {
+	if err := t.conn.Subscribe(ctx, api.PositionSubject(t.s.st.group.ID, t.site), t.position); err != nil {
+		t.s.fail(fmt.Errorf("follow target %s: %w", t.site, err))
+		return
+	}
+	for ctx.Err() == nil {
+		err := t.connectAndStream(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		t.disconnected(err)
+		if errors.Is(err, domain.ErrStaleEpoch) {
+			// The target was fenced to a higher epoch: ours is over, whatever our clock says.
+			t.s.fail(fmt.Errorf("target %s: %w: %w", t.site, errOvertaken, err))
+			return
+		}
+		t.s.log.Debug("target not streaming", "target", string(t.site), "error", err)
+		pause := t.s.g.cfg.Timing.Retry
+		if errors.Is(err, errRejoin) {
+			pause = min(pause, 20*time.Millisecond)
+		}
+		if !sleep(ctx, pause) {
+			return
+		}
+	}
+}
+
+func (t *sender) disconnected(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.live, t.err = false, err
+	if t.state != api.TargetOverflow && !t.committing {
+		t.state = api.TargetConnecting
+	}
+	if t.lost && !t.committing {
+		t.state = api.TargetLost
+	}
+}
+
+func (t *sender) setState(state string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.state = state
+}
+
+func (t *sender) setLost(lost bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lost = lost
+	if lost {
+		t.joining = false
+		if !t.live {
+			t.state = api.TargetLost
+		}
+	}
+}
+
+// overflowed tells that the ring lets go of what this target lacks.
+func (t *sender) overflowed() {
+	t.setState(api.TargetOverflow)
+	poke(t.wake)
+}
+
+// keepsUp reports whether the target takes frames as they come.
+func (t *sender) keepsUp() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.live && t.state == api.TargetStreaming
+}
+
+// durableLSN is the last change that the target's journal holds, as far as it told.
+func (t *sender) durableLSN() domain.LSN {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.live {
+		return 0
+	}
+	return t.acked
+}
+
+// position takes what the target tells of its journal.
+func (t *sender) position(_ context.Context, m bus.Message) {
+	var p api.Position
+	if err := json.Unmarshal(m.Data, &p); err != nil || p.Primary || p.Epoch != t.s.epoch || p.Site != t.site {
+		return
+	}
+	given := t.s.given()
+	t.mu.Lock()
+	if !t.live || p.LSN > given {
+		t.mu.Unlock()
+		return
+	}
+	t.heard = time.Now()
+	moved := p.LSN > t.acked
+	if moved {
+		t.acked, t.ackTime, t.lost, t.moved = p.LSN, p.Time, false, t.heard
+	}
+	if p.Resend && p.LSN >= t.acked {
+		t.rewind = p.LSN + 1
+	}
+	t.mu.Unlock()
+	if moved {
+		t.track.advance(p.LSN)
+		poke(t.s.completeWake)
+	}
+	poke(t.wake)
+}
+
+// connectAndStream is one attempt, from rejoin to the failure that ends it.
+func (t *sender) connectAndStream(ctx context.Context) error {
+	if err := t.conn.AwaitConnected(ctx); err != nil {
+		return err
+	}
+	reply, err := t.rejoin(ctx)
+	if err != nil {
+		return err
+	}
+	from := reply.LSN
+	if err := t.stillInSync(ctx, reply); err != nil {
+		return err
+	}
+	if t.needsResync(reply) {
+		if err := t.resync(ctx, reply); err != nil {
+			return err
+		}
+		return errCommitted
+	}
+	t.resyncDone(ctx, from)
+	if err := t.s.st.settled(t.site, t.track, from); err != nil {
+		return err
+	}
+	w, err := t.conn.OpenPipe(ctx, t.s.st.group.ID, t.s.epoch)
+	if err != nil {
+		return err
+	}
+	t.joined(from)
+	return t.stream(ctx, w, from+1)
+}
+
+// rejoinTimeout bounds one request; a target that takes longer answers a later one at once.
+const rejoinTimeout = 4 * time.Second
+
+func (t *sender) rejoin(ctx context.Context) (_ api.RejoinReply, err error) {
+	ctx, span := t.s.linked(ctx, "rejoin", t.site)
+	defer func() { telemetry.End(span, err) }()
+	st := t.s.st.j.State()
+	ctx, cancel := context.WithTimeout(ctx, rejoinTimeout)
+	defer cancel()
+	return bus.Call[api.RejoinReply](ctx, t.conn, api.ServiceReplicator, api.VerbRejoin, api.RejoinRequest{
+		Group: t.s.st.group.ID, Epoch: t.s.epoch, Site: t.s.g.cfg.Site, Lineage: lineageToAPI(st.Lineage),
+		Volumes: t.s.st.group.Volumes, First: st.TailLSN, Last: st.LastLSN,
+		Cause: t.s.cameFrom(),
+	})
+}
+
+// needsResync reports whether frames from the ring cannot do.
+func (t *sender) needsResync(r api.RejoinReply) bool {
+	st := t.s.st.j.State()
+	return r.Resync || r.Full || r.LSN+1 < st.TailLSN
+}
+
+// stillInSync takes a target out of the in-sync set whose copy is lost, diverged, too old for the ring, or less than it had
+// acknowledged: until it has caught up, a failover must not begin from it.
+func (t *sender) stillInSync(ctx context.Context, r api.RejoinReply) error {
+	acked, _ := t.progress()
+	if t.mode != domain.ModeSync || !t.needsResync(r) && r.LSN >= acked || !t.s.register.may(t.site) {
+		return nil
+	}
+	t.s.log.Warn("target came back with another copy than was in sync", "target", string(t.site), "lsn", uint64(r.LSN), "acknowledged", uint64(acked))
+	return t.s.register.expel(ctx, t.site, "its copy is not the one that was in sync")
+}
+
+// joined begins to count the target's positions.
+func (t *sender) joined(at domain.LSN) {
+	t.mu.Lock()
+	t.live, t.acked, t.rewind, t.err, t.joining = true, at, 0, nil, false
+	t.state, t.heard = api.TargetLagging, time.Now()
+	t.mu.Unlock()
+	poke(t.s.completeWake)
+}
+
+func (t *sender) status(head domain.LSN) api.TargetStatus {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := api.TargetStatus{Site: t.site, Mode: t.mode, State: t.state, DurableLSN: t.acked, ResyncBytes: t.resynced, ResyncTotal: t.total}
+	for _, n := range t.s.st.sizes {
+		st.VolumeBytes += uint64(n)
+	}
+	if head > t.acked {
+		st.LagBytes = t.s.window.after(t.acked)
+	}
+	if head > t.acked {
+		st.LagSeconds = time.Since(t.s.window.since(t.acked, t.ackTime)).Seconds()
+	}
+	if t.err != nil {
+		st.Error = t.err.Error()
+	}
+	return st
+}

@@ -1,0 +1,189 @@
+package group
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+)
+
+// flight is a frame on its way.
+type flight struct {
+	last   domain.LSN
+	bytes  int
+	sent   time.Time
+	result <-chan error
+}
+
+// flightBytes bounds what is on its way to a target.
+const flightBytes = 16 << 20
+
+// stream sends frames from cursor on, until something fails.
+func (t *sender) stream(ctx context.Context, w *bus.PipeWriter, cursor domain.LSN) error {
+	var inFlight []flight
+	bytes, limit := 0, int(min(t.s.g.cfg.PipeBytes/2, flightBytes))
+	check := time.NewTicker(100 * time.Millisecond)
+	defer check.Stop()
+	for {
+		acked, rewind := t.progress()
+		for len(inFlight) > 0 && inFlight[0].last <= acked {
+			bytes -= inFlight[0].bytes
+			inFlight = inFlight[1:]
+		}
+		if rewind != 0 && rewind < cursor {
+			return fmt.Errorf("target %s asks for LSN %d again: %w", t.site, rewind, errRejoin)
+		}
+		if err := failed(inFlight); err != nil {
+			return err
+		}
+		t.caughtUp(ctx, acked)
+		sent := false
+		for bytes < limit {
+			frames, err := t.frames(cursor)
+			if err != nil {
+				return err
+			}
+			for _, f := range frames {
+				r, err := w.Send(ctx, f.raw)
+				if err != nil {
+					return err
+				}
+				inFlight = append(inFlight, flight{f.last, len(f.raw), time.Now(), r})
+				bytes += len(f.raw)
+				cursor, sent = f.last+1, true
+			}
+			if len(frames) == 0 {
+				break
+			}
+		}
+		if sent {
+			continue
+		}
+		if silent := t.silence(); silent > t.s.g.cfg.Timing.TargetTimeout {
+			return fmt.Errorf("target %s is silent for %s: %w", t.site, silent, domain.ErrUnavailable)
+		}
+		if len(inFlight) > 0 && t.stalled(inFlight[0].sent) {
+			return fmt.Errorf("target %s: no position for LSN %d in %s: %w", t.site, inFlight[0].last, t.s.g.cfg.Timing.TargetTimeout, domain.ErrUnavailable)
+		}
+		select {
+		case <-t.wake:
+		case <-check.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// silence is how long the target has not told its position, which it does several times a second.
+func (t *sender) silence() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return time.Since(t.heard)
+}
+
+// stalled reports that a frame sent then is not acknowledged, and that nothing else was since.
+func (t *sender) stalled(sent time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	limit := t.s.g.cfg.Timing.TargetTimeout
+	return time.Since(sent) > limit && time.Since(t.moved) > limit
+}
+
+// failed looks for a frame that the pipe did not take.
+func failed(inFlight []flight) error {
+	for i := range inFlight {
+		if inFlight[i].result == nil {
+			continue
+		}
+		select {
+		case err := <-inFlight[i].result:
+			if err != nil {
+				return err
+			}
+			inFlight[i].result = nil
+		default:
+			return nil // results come in order
+		}
+	}
+	return nil
+}
+
+func (t *sender) progress() (acked, rewind domain.LSN) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.acked, t.rewind
+}
+
+// frames gives the next frames from LSN cursor on: one from memory, or several from the ring.
+func (t *sender) frames(cursor domain.LSN) ([]windowFrame, error) {
+	f, ok, older := t.s.window.at(cursor, t.mode == domain.ModeSync)
+	if ok && f.first == cursor {
+		t.setState(api.TargetStreaming)
+		return []windowFrame{f}, nil
+	}
+	if !older && !ok {
+		return nil, nil
+	}
+	raw, err := t.s.st.j.Read(cursor, 1<<20)
+	if err != nil {
+		if errors.Is(err, journal.ErrNotRetained) {
+			return nil, fmt.Errorf("target %s lags behind the ring: %w: %w", t.site, errRejoin, err)
+		}
+		return nil, err
+	}
+	var out []windowFrame
+	for _, b := range raw {
+		fr, err := journal.Decode(b)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, windowFrame{first: fr.FirstLSN, last: fr.LastLSN, raw: b})
+	}
+	if len(out) > 0 {
+		t.setState(api.TargetLagging)
+	}
+	return out, nil
+}
+
+// caughtUp looks whether the target holds everything acknowledged, and if so makes it count.
+func (t *sender) caughtUp(ctx context.Context, acked domain.LSN) {
+	head, _ := t.s.head()
+	if acked < head {
+		return
+	}
+	t.mu.Lock()
+	first := !t.caught
+	t.caught, t.state, t.lost = true, api.TargetStreaming, false
+	joining, join := t.joining, t.joinLSN
+	t.mu.Unlock()
+	if err := t.s.st.repaid(t.site, t.track, acked); err != nil {
+		t.s.fail(err)
+		return
+	}
+	if first {
+		t.s.g.publish(ctx, "target_streaming", t.s.epoch, acked, t.site, string(t.mode))
+	}
+	if t.mode != domain.ModeSync || t.s.register.wants(t.site) {
+		return
+	}
+	if !joining {
+		// From here on every write waits for it; what was given an LSN before may be acknowledged without it.
+		t.s.register.require(t.site)
+		join = t.s.given()
+		t.mu.Lock()
+		t.joining, t.joinLSN = true, join
+		t.mu.Unlock()
+	}
+	if acked >= join {
+		if !t.s.register.join(t.site) {
+			t.mu.Lock()
+			t.joining = false // let go meanwhile: from the beginning
+			t.mu.Unlock()
+		}
+	}
+}

@@ -1,0 +1,323 @@
+package group
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+)
+
+// A stage is what a resync has sent so far: a file of records in the order they arrived, beside the old image, which
+// stays as it is. The marker makes the records the new image: from then on they are applied, again after a crash, until
+// the journal has been reset to where they end; then the stage goes.
+type stage struct {
+	epoch   domain.Epoch
+	session uint64
+
+	mu sync.Mutex
+	f  *os.File
+	w  *bufio.Writer
+}
+
+// Kinds of record.
+const (
+	recordData  = 1 // payload for a range of a volume
+	recordZero  = 2 // a range of a volume reads as zeroes
+	recordFrame = 3 // a frame of the journal
+)
+
+// record is a stretch of a resync. On the wire and in the stage it is 24 bytes of header and then the payload:
+// kind u8, zero u8, volume u16, CRC32C of the payload u32, offset u64, length u64.
+type record struct {
+	kind    byte
+	volume  uint16
+	off     int64
+	length  int64
+	payload []byte
+}
+
+const (
+	recordHeader   = 24
+	maxRecordBytes = journal.MaxFrameBytes
+	stageFile      = "data"
+	stageMarker    = "commit.json"
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func (r record) append(b []byte) []byte {
+	b = append(b, r.kind, 0)
+	b = binary.LittleEndian.AppendUint16(b, r.volume)
+	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(r.payload, castagnoli))
+	b = binary.LittleEndian.AppendUint64(b, uint64(r.off))
+	b = binary.LittleEndian.AppendUint64(b, uint64(r.length))
+	return append(b, r.payload...)
+}
+
+// parseRecordHeader reads a header and says how long the payload is.
+func parseRecordHeader(b []byte) (r record, payload int64, crc uint32, err error) {
+	if len(b) < recordHeader {
+		return r, 0, 0, fmt.Errorf("resync record of %d bytes: %w", len(b), domain.ErrInvalid)
+	}
+	r = record{kind: b[0], volume: binary.LittleEndian.Uint16(b[2:]), off: int64(binary.LittleEndian.Uint64(b[8:])),
+		length: int64(binary.LittleEndian.Uint64(b[16:]))}
+	payload = r.length
+	if r.kind == recordZero {
+		payload = 0
+	}
+	if r.kind < recordData || r.kind > recordFrame || r.off < 0 || r.length <= 0 || payload > maxRecordBytes || r.off > 1<<62 || r.length > 1<<62 {
+		return r, 0, 0, fmt.Errorf("resync record of kind %d, %d bytes at %d: %w", r.kind, r.length, r.off, domain.ErrInvalid)
+	}
+	return r, payload, binary.LittleEndian.Uint32(b[4:]), nil
+}
+
+// parseRecord reads one whole record; sizes are those of the volumes.
+func parseRecord(b []byte, sizes []int64) (record, error) {
+	r, n, crc, err := parseRecordHeader(b)
+	if err != nil {
+		return r, err
+	}
+	if r.payload = b[recordHeader:]; int64(len(r.payload)) != n || crc32.Checksum(r.payload, castagnoli) != crc {
+		return r, fmt.Errorf("resync record: payload damaged: %w", domain.ErrInvalid)
+	}
+	return r, r.check(sizes)
+}
+
+func (r record) check(sizes []int64) error {
+	if r.kind != recordFrame && (int(r.volume) >= len(sizes) || r.off > sizes[r.volume]-r.length) {
+		return fmt.Errorf("resync record: %d bytes at %d of volume %d: %w", r.length, r.off, r.volume, domain.ErrInvalid)
+	}
+	return nil
+}
+
+func (s *store) stageDir() string { return filepath.Join(s.dir, "stage") }
+
+// beginStage makes an empty stage, in place of any other.
+func (s *store) beginStage(epoch domain.Epoch, session uint64) (*stage, error) {
+	if err := os.RemoveAll(s.stageDir()); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(s.stageDir(), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(s.stageDir(), stageFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return &stage{epoch: epoch, session: session, f: f, w: bufio.NewWriterSize(f, 1<<20)}, nil
+}
+
+// add keeps one encoded record. Safe for concurrent use.
+func (st *stage) add(raw []byte) error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.f == nil {
+		return fmt.Errorf("resync: the stage is closed: %w", domain.ErrConflict)
+	}
+	_, err := st.w.Write(raw)
+	return err
+}
+
+// drop closes the stage; its folder stays until another begins.
+func (st *stage) drop() {
+	if st == nil {
+		return
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.f != nil {
+		_ = st.f.Close()
+		st.f = nil
+	}
+}
+
+// seal makes the records durable, and then the marker: the point of no return.
+func (s *store) sealStage(st *stage, c api.ResyncCommit) error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.f == nil {
+		return fmt.Errorf("resync: the stage is closed: %w", domain.ErrConflict)
+	}
+	if err := errors.Join(st.w.Flush(), st.f.Sync()); err != nil {
+		return fmt.Errorf("resync: make the stage durable: %w", err)
+	}
+	if err := s.checkStage(st.f, c); err != nil {
+		return err
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	if err := syncDir(s.dir); err != nil {
+		return err
+	}
+	return writeDurably(filepath.Join(s.stageDir(), stageMarker), b)
+}
+
+// checkStage reads the stage once and refuses it when the frames do not reach from the cut to the end without a gap.
+func (s *store) checkStage(f *os.File, c api.ResyncCommit) error {
+	at := c.Cut
+	err := s.eachRecord(f, func(r record) error {
+		if r.kind != recordFrame {
+			return nil
+		}
+		fr, err := journal.Decode(r.payload)
+		if err != nil {
+			return err
+		}
+		if fr.FirstLSN > at+1 {
+			return fmt.Errorf("resync: frames jump from LSN %d to %d: %w", at, fr.FirstLSN, domain.ErrInvalid)
+		}
+		at = max(at, fr.LastLSN)
+		return nil
+	})
+	if err == nil && at != c.LSN {
+		err = fmt.Errorf("resync: frames end at LSN %d, the commit says %d: %w", at, c.LSN, domain.ErrInvalid)
+	}
+	return err
+}
+
+// eachRecord reads the stage from its beginning.
+func (s *store) eachRecord(f *os.File, visit func(record) error) error {
+	r := bufio.NewReaderSize(io.NewSectionReader(f, 0, 1<<62), 1<<20)
+	var buf []byte
+	for {
+		var h [recordHeader]byte
+		if _, err := io.ReadFull(r, h[:]); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("read the stage: %w", err)
+		}
+		_, n, _, err := parseRecordHeader(h[:])
+		if err != nil {
+			return err
+		}
+		buf = append(buf[:0], h[:]...)
+		buf = append(buf, make([]byte, n)...)
+		if _, err := io.ReadFull(r, buf[recordHeader:]); err != nil {
+			return fmt.Errorf("read the stage: %w", err)
+		}
+		rec, err := parseRecord(buf, s.sizes)
+		if err != nil {
+			return err
+		}
+		if err := visit(rec); err != nil {
+			return err
+		}
+	}
+}
+
+// redoStage finishes a resync that was committed before a crash, and removes one that was not.
+func (s *store) redoStage() error {
+	b, err := os.ReadFile(filepath.Join(s.stageDir(), stageMarker))
+	if errors.Is(err, fs.ErrNotExist) {
+		return removeDurably(s.stageDir())
+	}
+	if err != nil {
+		return err
+	}
+	var c api.ResyncCommit
+	if err := json.Unmarshal(b, &c); err != nil {
+		return fmt.Errorf("read the resync's marker: %w", err)
+	}
+	return s.applyStage(c, func(string) error { return nil })
+}
+
+// applyStage brings a sealed stage to the volumes, then resets the journal to its end, then removes the stage. Every
+// part may be done again.
+func (s *store) applyStage(c api.ResyncCommit, failpoint func(string) error) error {
+	f, err := os.Open(filepath.Join(s.stageDir(), stageFile))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // read only
+	if err := s.eachRecord(f, func(r record) error { return errors.Join(failpoint("stage record"), s.applyRecord(r, c)) }); err != nil {
+		return fmt.Errorf("apply the stage of group %s: %w", s.group.ID, err)
+	}
+	for _, v := range s.vols {
+		if err := v.Sync(); err != nil {
+			return fmt.Errorf("apply the stage of group %s: flush: %w", s.group.ID, err)
+		}
+	}
+	if err := failpoint("stage applied"); err != nil {
+		return err
+	}
+	if err := s.reset(c.LSN, c.Lineage); err != nil {
+		return fmt.Errorf("apply the stage of group %s: %w", s.group.ID, err)
+	}
+	if err := failpoint("stage reset"); err != nil {
+		return err
+	}
+	if err := s.dropAllBitmaps(); err != nil {
+		return err
+	}
+	if err := s.dropMarker(); err != nil { // first: without it the rest means nothing, with it a part of the rest is no stage
+		return err
+	}
+	if err := failpoint("stage unmarked"); err != nil {
+		return err
+	}
+	return removeDurably(s.stageDir())
+}
+
+func (s *store) dropMarker() error { return removeDurably(filepath.Join(s.stageDir(), stageMarker)) }
+
+// discardStage removes a stage that is not to become the image.
+func (s *store) discardStage() error {
+	if err := s.dropMarker(); err != nil {
+		return err
+	}
+	return removeDurably(s.stageDir())
+}
+
+func (s *store) applyRecord(r record, c api.ResyncCommit) error {
+	switch r.kind {
+	case recordData:
+		_, err := s.vols[r.volume].WriteAt(r.payload, r.off)
+		return err
+	case recordZero:
+		return s.vols[r.volume].Unmap(r.off, r.length)
+	}
+	f, err := journal.Decode(r.payload)
+	if err != nil {
+		return err
+	}
+	for i, e := range f.Entries {
+		if f.FirstLSN+domain.LSN(i) <= c.Cut {
+			continue
+		}
+		if err := s.applyEntry(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *store) applyEntry(e journal.Entry) error {
+	if e.Op == journal.OpFlush || e.Op == journal.OpMarker {
+		return nil
+	}
+	if int(e.Volume) >= len(s.vols) {
+		return fmt.Errorf("volume %d of %d: %w", e.Volume, len(s.vols), domain.ErrNotFound)
+	}
+	v := s.vols[e.Volume]
+	switch e.Op {
+	case journal.OpZero:
+		return v.Zero(e.Off, e.Len)
+	case journal.OpUnmap:
+		return v.Unmap(e.Off, e.Len)
+	}
+	_, err := v.WriteAt(e.Data, e.Off)
+	return err
+}

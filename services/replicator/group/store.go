@@ -1,0 +1,355 @@
+package group
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+)
+
+// meta is what a copy remembers beside its journal, in the journal's superblocks.
+type meta struct {
+	Fence      domain.Epoch `json:"fence"`                 // nothing below is taken
+	DemotedEnd domain.LSN   `json:"demoted_lsn,omitempty"` // the end of Demoted
+	Demoted    domain.Epoch `json:"demoted,omitempty"`     // the epoch that was given up in order
+}
+
+// store is a copy on disk: journal, volumes, and what is kept beside them. One goroutine changes it at a time, except
+// where a method says otherwise.
+type store struct {
+	group domain.Group
+	dir   string
+	sizes []int64
+	lock  *os.File
+	j     *journal.Journal
+	vols  []*volume
+
+	applyMu sync.Mutex // held while a frame is applied, and while ap and tail change
+	ap      *journal.Applier
+	tail    []*journal.Frame // durable in the journal, not applied yet
+
+	mu   sync.Mutex
+	meta meta
+	kept map[string]api.Quarantined // quarantine folders read so far; they never change
+}
+
+// openStore opens the copy, or makes it when there is none: the journal is recovered and all of it applied, then a resync
+// that had been committed is finished. Everything in the journal may have reached the volumes before a crash, so only all
+// of it gives a prefix again; and what a resync sent goes on from the journal's end.
+func openStore(ctx context.Context, cfg Config, g domain.Group) (*store, error) {
+	s := &store{group: g, dir: cfg.Dir, kept: map[string]api.Quarantined{}}
+	for _, v := range g.Volumes {
+		s.sizes = append(s.sizes, v.SizeBytes)
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open store of group %s: %w", g.ID, err)
+	}
+	if err := s.recover(ctx, cfg); err != nil {
+		s.close()
+		return nil, fmt.Errorf("open store of group %s: %w", g.ID, err)
+	}
+	return s, nil
+}
+
+func (s *store) recover(ctx context.Context, cfg Config) error {
+	if err := s.takeLock(); err != nil {
+		return err
+	}
+	rec, err := s.openJournal(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	for _, v := range s.group.Volumes {
+		vol, err := openVolume(s.volumePath(v.ID), v.SizeBytes, rec.LastLSN == 0)
+		if err != nil {
+			return err
+		}
+		s.vols = append(s.vols, vol)
+	}
+	s.newApplier()
+	if rec.Torn != nil && cfg.Logger != nil {
+		// After a crash that is what had not been acknowledged yet. That a disk has damaged what had been, at this one place, nobody
+		// can tell from here: who suspects it compares the head LSN with the other site's.
+		cfg.Logger.Warn("journal ended in a frame that is not whole: it is cut", slog.String("group", string(s.group.ID)), slog.String("folder", cfg.Dir),
+			slog.Uint64("frame", rec.Torn.Number), slog.Int64("offset", rec.Torn.Offset), slog.Uint64("head_lsn", uint64(rec.LastLSN)), slog.String("reason", rec.Torn.Reason))
+	}
+	if err := s.ap.Replay(rec, rec.LastLSN); err != nil {
+		return err
+	}
+	return s.redoStage()
+}
+
+func (s *store) takeLock() error {
+	f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return errors.Join(fmt.Errorf("lock folder %s: another process has it open: %w: %w", s.dir, domain.ErrConflict, err), f.Close())
+	}
+	s.lock = f
+	return nil
+}
+
+func (s *store) openJournal(ctx context.Context, cfg Config) (*journal.Recovered, error) {
+	path := filepath.Join(s.dir, "journal")
+	jcfg := journal.Config{Group: s.group.ID}
+	exists, err := journal.OS().Exists(path)
+	if err != nil {
+		return nil, err
+	}
+	if !exists {
+		if err := s.noVolumes(path); err != nil {
+			return nil, err
+		}
+		jcfg.SizeBytes = cfg.JournalBytes
+		j, err := journal.Create(ctx, journal.OS(), path, jcfg)
+		if err != nil {
+			return nil, err
+		}
+		if err := j.Close(); err != nil {
+			return nil, err
+		}
+	}
+	j, rec, err := journal.Open(ctx, journal.OS(), path, jcfg)
+	if err != nil {
+		return nil, err
+	}
+	s.j = j
+	if len(rec.Meta) > 0 {
+		if err := json.Unmarshal(rec.Meta, &s.meta); err != nil {
+			return nil, fmt.Errorf("read the journal's meta: %w", err)
+		}
+	}
+	s.meta.Fence = max(s.meta.Fence, rec.Epoch)
+	return rec, nil
+}
+
+// noVolumes refuses a new journal beside volumes: they are made after it, and what they hold is not what an empty one says.
+func (s *store) noVolumes(journal string) error {
+	for _, v := range s.group.Volumes {
+		path := s.volumePath(v.ID)
+		switch _, err := os.Lstat(path); {
+		case err == nil:
+			return fmt.Errorf("there is no journal %s, but volume %s: make sure that the other site serves the group and shows this "+
+				"one out of sync, then move the group's whole folder %s aside: %w", journal, path, s.dir, domain.ErrRefused)
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *store) volumePath(v domain.VolumeID) string { return filepath.Join(s.dir, string(v)+".img") }
+
+func (s *store) newApplier() {
+	vols := make([]journal.Volume, len(s.vols))
+	for i, v := range s.vols {
+		vols[i] = v
+	}
+	s.ap = journal.NewApplier(s.j, vols)
+}
+
+// close gives everything back at once and makes nothing durable.
+func (s *store) close() {
+	if s.j != nil {
+		_ = s.j.Close()
+	}
+	for _, v := range s.vols {
+		_ = v.f.Close()
+	}
+	if s.lock != nil {
+		_ = s.lock.Close()
+	}
+}
+
+// fence is the lowest epoch that is taken.
+func (s *store) fence() domain.Epoch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.meta.Fence
+}
+
+// remember changes the meta, durably.
+func (s *store) remember(f func(m *meta)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := s.meta
+	f(&next)
+	if next == s.meta {
+		return nil
+	}
+	b, err := json.Marshal(next)
+	if err != nil {
+		return err
+	}
+	if err := s.j.SetMeta(b); err != nil {
+		return err
+	}
+	s.meta = next
+	return nil
+}
+
+// raiseFence refuses every epoch below e from now on, durably. A lower one than the present fence is stale.
+func (s *store) raiseFence(e domain.Epoch) error {
+	if have := s.fence(); e < have {
+		return fmt.Errorf("fence group %s to epoch %s, it is at %s: %w", s.group.ID, e, have, domain.ErrStaleEpoch)
+	}
+	return s.remember(func(m *meta) { m.Fence = e })
+}
+
+// lineage is the copy's own.
+func (s *store) lineage() []api.LineageEntry { return lineageToAPI(s.j.State().Lineage) }
+
+func lineageToAPI(l []journal.LineageEntry) []api.LineageEntry {
+	out := make([]api.LineageEntry, len(l))
+	for i, e := range l {
+		out[i] = api.LineageEntry{Epoch: e.Epoch, FirstLSN: e.First, Site: e.Site}
+	}
+	return out
+}
+
+func lineageFromAPI(l []api.LineageEntry) []journal.LineageEntry {
+	out := make([]journal.LineageEntry, len(l))
+	for i, e := range l {
+		out[i] = journal.LineageEntry{Epoch: e.Epoch, First: e.FirstLSN, Site: e.Site}
+	}
+	return out
+}
+
+// last is the last durable change.
+func (s *store) last() domain.LSN { return s.j.Next().FirstLSN - 1 }
+
+// apply brings one durable frame to the volumes. Safe beside everything else.
+func (s *store) apply(f *journal.Frame) error {
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	return s.ap.Apply(f, f.LastLSN)
+}
+
+// applied is the last change the volumes show.
+func (s *store) applied() domain.LSN {
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	return s.ap.Applied()
+}
+
+// push keeps a durable frame until it is known to be committed. Safe beside applyUpTo.
+func (s *store) push(f *journal.Frame) {
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	s.tail = append(s.tail, f)
+}
+
+// applyUpTo applies the frames that wait and end at or before upto.
+func (s *store) applyUpTo(upto domain.LSN) error {
+	for {
+		s.applyMu.Lock()
+		if len(s.tail) == 0 || s.tail[0].LastLSN > upto {
+			s.applyMu.Unlock()
+			return nil
+		}
+		err := s.ap.Apply(s.tail[0], s.tail[0].LastLSN)
+		if err == nil {
+			s.tail[0] = nil
+			s.tail = s.tail[1:]
+		}
+		s.applyMu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// reloadTail reads back from the journal what is durable and not applied. Nothing else may run.
+func (s *store) reloadTail() error {
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	s.tail = nil
+	next := s.ap.Applied() + 1
+	return s.eachFrame(next, s.last(), func(f *journal.Frame) error {
+		s.tail = append(s.tail, f)
+		return nil
+	})
+}
+
+const readBytes = 8 << 20
+
+// eachFrame calls f for the journal's frames from the one that holds `from` to the one that holds `to`.
+func (s *store) eachFrame(from, to domain.LSN, f func(*journal.Frame) error) error {
+	for from <= to {
+		raw, err := s.j.Read(from, readBytes)
+		if err != nil {
+			return err
+		}
+		if len(raw) == 0 {
+			return nil
+		}
+		for _, b := range raw {
+			fr, err := journal.Decode(b)
+			if err != nil {
+				return err
+			}
+			if fr.FirstLSN > to {
+				return nil
+			}
+			if err := f(fr); err != nil {
+				return err
+			}
+			from = fr.LastLSN + 1
+		}
+	}
+	return nil
+}
+
+// reset makes the journal go on after last in the lineage given; the volumes hold exactly that, durably.
+func (s *store) reset(last domain.LSN, l []api.LineageEntry) error {
+	if len(l) == 0 {
+		return fmt.Errorf("reset group %s: no lineage: %w", s.group.ID, domain.ErrInvalid)
+	}
+	if err := s.j.Reset(last, l[len(l)-1].Epoch, lineageFromAPI(l)); err != nil {
+		return err
+	}
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	s.tail = nil
+	s.newApplier()
+	return nil
+}
+
+// lastTime is the time of the last frame that the ring holds, zero when it holds none.
+func (s *store) lastTime() (at time.Time, err error) {
+	last := s.last()
+	if st := s.j.State(); last == 0 || last < st.TailLSN {
+		return at, nil
+	}
+	err = s.eachFrame(last, last, func(f *journal.Frame) error {
+		at = f.Time
+		return nil
+	})
+	return at, err
+}
+
+// raiseEpoch adds an epoch to the lineage. When the ring holds frames of too many epochs it releases what was applied.
+func (s *store) raiseEpoch(e api.LineageEntry) error {
+	err := s.j.RaiseEpoch(e.Epoch, e.Site, e.FirstLSN)
+	if !errors.Is(err, domain.ErrRefused) {
+		return err
+	}
+	if err := s.checkpoint(s.applied(), 1, true); err != nil {
+		return err
+	}
+	return s.j.RaiseEpoch(e.Epoch, e.Site, e.FirstLSN)
+}

@@ -1,0 +1,110 @@
+package group
+
+import (
+	"crypto/sha256"
+	"fmt"
+
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/sparse"
+	"github.com/holdfast-dr/holdfast/services/replicator/target"
+)
+
+// unit is one volume as the iSCSI target sees it, for one session.
+type unit struct {
+	s      *session
+	volume int
+}
+
+var (
+	_ target.Unit    = (*unit)(nil)
+	_ target.Gated   = (*unit)(nil)
+	_ target.Metered = (*unit)(nil)
+	_ target.Mapper  = (*unit)(nil)
+)
+
+// Info describes the volume. The serial is the same at every site; the NAA is this copy's own.
+func (u *unit) Info() target.UnitInfo {
+	v := u.s.st.group.Volumes[u.volume]
+	return target.UnitInfo{SizeBytes: v.SizeBytes, Serial: serial(u.s.st.group.ID, v.ID), NAA: naa(u.s.g.cfg.Site, u.s.st.group.ID, v.ID),
+		Product: "volume", ThinProvisioned: true, MaxAtomicBytes: pieceBytes}
+}
+
+// Meter implements target.Metered.
+func (u *unit) Meter() target.Meter {
+	if u.s.g.cfg.Meter == nil {
+		return nil
+	}
+	return u.s.g.cfg.Meter(u.s.st.group.Volumes[u.volume].ID)
+}
+
+// MayAnswer implements target.Gated.
+func (u *unit) MayAnswer() bool { return u.s.gate.open() }
+
+// Submit carries out one command. Reads see what was applied, and so acknowledged or about to be. Every write is
+// durable before done, so a flush has nothing left to do.
+func (u *unit) Submit(c *target.Command, done func(error)) {
+	switch c.Op {
+	case target.OpRead:
+		u.read(c, done)
+	case target.OpFlush:
+		done(u.fenced())
+	default:
+		u.s.submit(&op{volume: u.volume, cmd: c, done: done})
+	}
+}
+
+func (u *unit) fenced() error {
+	if !u.s.gate.open() {
+		return target.ErrFenced
+	}
+	return nil
+}
+
+func (u *unit) read(c *target.Command, done func(error)) {
+	if err := u.fenced(); err != nil {
+		done(err)
+		return
+	}
+	if err := u.readWhole(c); err != nil {
+		done(fmt.Errorf("read: %w: %w", target.ErrMedium, err))
+		return
+	}
+	done(u.fenced())
+}
+
+// readWhole reads, and reads again what an atomic write may have been at meanwhile.
+func (u *unit) readWhole(c *target.Command) error {
+	v, g := u.s.st.vols[u.volume], &u.s.whole
+	seen := g.Seen()
+	if _, err := v.ReadAt(c.Data, c.Off); err != nil || g.Whole(seen) {
+		return err
+	}
+	g.Hold()
+	defer g.Release()
+	_, err := v.ReadAt(c.Data, c.Off)
+	return err
+}
+
+// Extent implements target.Mapper: where the volume is allocated, by what was applied, as reads see it.
+func (u *unit) Extent(off, look int64) (mapped bool, length int64, err error) {
+	if err := u.fenced(); err != nil {
+		return false, 0, err
+	}
+	v := u.s.st.vols[u.volume]
+	if mapped, length, err = sparse.Extent(v.f, v.size, off, look); err != nil {
+		return false, 0, fmt.Errorf("map: %w: %w", target.ErrMedium, err)
+	}
+	return mapped, length, nil
+}
+
+func serial(g domain.GroupID, v domain.VolumeID) string {
+	sum := sha256.Sum256([]byte("serial\x00" + string(g) + "\x00" + string(v)))
+	return fmt.Sprintf("%x", sum[:10])
+}
+
+func naa(site domain.SiteID, g domain.GroupID, v domain.VolumeID) (n [8]byte) {
+	sum := sha256.Sum256([]byte("naa\x00" + string(site) + "\x00" + string(g) + "\x00" + string(v)))
+	copy(n[:], sum[:])
+	n[0] = 0x30 | n[0]&0x0f // NAA 3, locally assigned
+	return n
+}

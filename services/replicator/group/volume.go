@@ -1,0 +1,132 @@
+package group
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+)
+
+// volume is one volume's sparse file. Writes go to the page cache; Sync makes them durable.
+type volume struct {
+	f    *os.File
+	size int64
+}
+
+// openVolume opens the file, or makes it when create is set: also one that a kill left made and not yet sized. A file of
+// another size is domain.ErrInvalid.
+func openVolume(path string, size int64, create bool) (*volume, error) {
+	flags := os.O_RDWR
+	if create {
+		flags |= os.O_CREATE
+	}
+	f, err := os.OpenFile(path, flags, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open volume %s: %w", path, err)
+	}
+	st, err := f.Stat()
+	switch {
+	case err != nil:
+	case create && st.Size() == 0:
+		err = errors.Join(f.Truncate(size), f.Sync(), syncDir(filepath.Dir(path)))
+	case st.Size() != size:
+		err = fmt.Errorf("the file has %d bytes, the group's definition says %d; mend the definition, or restore the file: %w",
+			st.Size(), size, domain.ErrInvalid)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open volume %s: %w", path, err), f.Close())
+	}
+	return &volume{f: f, size: size}, nil
+}
+
+// ReadAt reads what was applied.
+func (v *volume) ReadAt(p []byte, off int64) (int, error) { return v.f.ReadAt(p, off) }
+
+// WriteAt implements journal.Volume.
+func (v *volume) WriteAt(p []byte, off int64) (int, error) {
+	if off < 0 || off+int64(len(p)) > v.size {
+		return 0, fmt.Errorf("write %d bytes at %d of %d: %w", len(p), off, v.size, domain.ErrInvalid)
+	}
+	return v.f.WriteAt(p, off)
+}
+
+// Zero implements journal.Volume.
+func (v *volume) Zero(off, n int64) error {
+	return v.punch(unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+}
+
+// Unmap implements journal.Volume.
+func (v *volume) Unmap(off, n int64) error {
+	return v.punch(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+}
+
+func (v *volume) punch(mode uint32, off, n int64) error {
+	if off < 0 || n < 0 || off > v.size-n {
+		return fmt.Errorf("zero %d bytes at %d of %d: %w", n, off, v.size, domain.ErrInvalid)
+	}
+	err := again(func() error { return unix.Fallocate(int(v.f.Fd()), mode, off, n) })
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	zeroes := make([]byte, min(n, 1<<20))
+	for n > 0 {
+		part := zeroes[:min(n, int64(len(zeroes)))]
+		if _, err := v.f.WriteAt(part, off); err != nil {
+			return err
+		}
+		off, n = off+int64(len(part)), n-int64(len(part))
+	}
+	return nil
+}
+
+// Sync implements journal.Volume. fdatasync is not repeated: it does not report EINTR for what it lost.
+func (v *volume) Sync() error { return unix.Fdatasync(int(v.f.Fd())) }
+
+func again(f func() error) error {
+	for {
+		if err := f(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// writeDurably replaces path by data: all of it or nothing, whenever the machine stops.
+func writeDurably(path string, data []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// removeDurably removes a file or folder; one that is not there is no error.
+func removeDurably(path string) error {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := os.RemoveAll(path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}

@@ -1,0 +1,116 @@
+package group
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+)
+
+// window keeps the newest frames in memory for the senders, so that a target that keeps up costs no read of the ring.
+type window struct {
+	mu     sync.Mutex
+	frames []windowFrame
+	bytes  int
+	kept   domain.LSN // last durable
+
+	total uint64 // payload and header bytes of every frame so far
+	marks []mark // total at some LSNs, oldest first
+	began time.Time
+}
+
+type mark struct {
+	lsn   domain.LSN
+	total uint64
+}
+
+const marksKept = 4096
+
+type windowFrame struct {
+	first, last domain.LSN
+	raw         []byte
+	at          time.Time // when it was cut
+}
+
+const windowBytes = 32 << 20
+
+func newWindow() *window { return &window{began: time.Now()} }
+
+func (w *window) push(f windowFrame) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.frames = append(w.frames, f)
+	w.bytes += len(f.raw)
+	w.total += uint64(len(f.raw))
+	if n := len(w.marks); n == 0 || w.total-w.marks[n-1].total >= 64<<10 {
+		w.marks = append(w.marks, mark{f.last, w.total})
+		if len(w.marks) > marksKept {
+			w.marks = append(w.marks[:0], w.marks[marksKept/2:]...)
+		}
+	}
+	for w.bytes > windowBytes && len(w.frames) > 1 {
+		w.bytes -= len(w.frames[0].raw)
+		w.frames[0] = windowFrame{}
+		w.frames = w.frames[1:]
+	}
+}
+
+// durable says that the journal holds every frame up to lsn.
+func (w *window) durable(lsn domain.LSN) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.kept = lsn
+}
+
+// at finds the frame that begins at lsn. early lets it be one that the journal does not hold durably yet. older is set
+// when the window no longer reaches back to lsn, or begins elsewhere.
+func (w *window) at(lsn domain.LSN, early bool) (f windowFrame, ok, older bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.frames) == 0 || lsn < w.frames[0].first {
+		return windowFrame{}, false, true
+	}
+	lo, hi := 0, len(w.frames)
+	for lo < hi {
+		if mid := (lo + hi) / 2; w.frames[mid].last < lsn {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo == len(w.frames) || !early && w.frames[lo].last > w.kept {
+		return windowFrame{}, false, false
+	}
+	return w.frames[lo], true, false
+}
+
+// since is when the first frame that follows lsn was cut. For one that is no longer in memory it is heard, the date of the
+// frame that ends with lsn, or when that is not known the beginning of the window.
+func (w *window) since(lsn domain.LSN, heard time.Time) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(w.frames, lsn+1, func(f windowFrame, lsn domain.LSN) int { return cmp.Compare(f.last, lsn) })
+	switch {
+	case i < len(w.frames) && (i > 0 || w.frames[0].first <= lsn+1 || heard.IsZero() && w.complete()):
+		return w.frames[i].at
+	case !heard.IsZero():
+		return heard
+	}
+	return w.began
+}
+
+// complete reports whether the window still has every frame it was ever given. Under mu.
+func (w *window) complete() bool { return w.total == uint64(w.bytes) }
+
+// after is about how many bytes of frames follow lsn.
+func (w *window) after(lsn domain.LSN) uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(w.marks, lsn, func(m mark, lsn domain.LSN) int { return cmp.Compare(m.lsn, lsn+1) })
+	if i == 0 {
+		return w.total
+	}
+	return w.total - w.marks[i-1].total
+}

@@ -1,0 +1,43 @@
+package group
+
+import (
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+)
+
+func TestLagCountsFromTheOldestFrameThatIsMissing(t *testing.T) {
+	began := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	at := func(s int) time.Time { return began.Add(time.Duration(s) * time.Second) }
+	fill := func(frames, size int) *window {
+		w := newWindow()
+		w.began = began
+		for i := range frames {
+			lsn := domain.LSN(10 * (i + 1))
+			w.push(windowFrame{first: lsn, last: lsn + 9, raw: make([]byte, size), at: at(i + 1)})
+		}
+		return w
+	}
+	whole := fill(5, 100)
+	short := fill(5, windowBytes/2) // only frames 4 and 5 are still in memory
+	for _, c := range []struct {
+		name  string
+		w     *window
+		acked domain.LSN
+		heard time.Time
+		want  time.Time
+	}{
+		{"behind by one frame, an hour after the last", whole, 49, at(-3600), at(5)},
+		{"within a frame", whole, 44, at(3), at(4)},
+		{"behind by all", whole, 9, at(-5), at(1)},
+		{"never heard of in this epoch", whole, 0, time.Time{}, at(1)},
+		{"farther behind than memory", short, 9, at(-5), at(-5)},
+		{"farther behind than memory, never heard of", short, 0, time.Time{}, began},
+		{"within memory", short, 39, at(-5), at(4)},
+	} {
+		if got := c.w.since(c.acked, c.heard); !got.Equal(c.want) {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}

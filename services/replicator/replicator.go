@@ -1,0 +1,288 @@
+// Package replicator is the service that owns a site's volumes: it keeps a copy of each of the site's groups, serves the
+// volumes of those it is primary for over iSCSI, and sends their changes to the other sites. It promotes nothing by itself.
+package replicator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/chap"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/telemetry"
+	"github.com/holdfast-dr/holdfast/services/replicator/group"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/target"
+)
+
+// Timing is what the replicator waits for; the zero value of a field takes its default.
+type Timing = group.Timing
+
+// Config describes one site's replicator.
+type Config struct {
+	Site        domain.SiteID
+	DataDir     string // one folder a group
+	ISCSIListen string // host:port; port 0 takes a free one
+	// ISCSIPortal is the host:port that initiators are told, when it is not the listener's own address.
+	ISCSIPortal string
+	// CHAP is what initiators must prove; without a user everyone is let in.
+	CHAP         chap.Settings
+	JournalBytes int64 // of a new journal, at least 16 MiB; 0 means 64 MiB
+	PipeBytes    int64 // bound of a pipe, in memory at the target's NATS; 0 means 64 MiB
+	Timing       Timing
+	Heartbeat    time.Duration // 0 means 500 ms
+}
+
+// Deps is what the replicator is wired to.
+type Deps struct {
+	Mesh    *bus.Mesh
+	Tracer  trace.TracerProvider
+	Logger  *slog.Logger
+	Metrics *telemetry.Metrics // nil: none
+}
+
+// service is one running replicator.
+type service struct {
+	cfg    Config
+	deps   Deps
+	log    *slog.Logger
+	tracer trace.Tracer
+	events *bus.Events
+	portal *portal
+	guard  target.Guard // of every volume; nil: everyone
+	meters meters
+
+	mu      sync.Mutex
+	groups  map[domain.GroupID]*group.Group
+	opening map[domain.GroupID]bool
+	faults  map[domain.GroupID]error
+	wg      sync.WaitGroup
+}
+
+// Run serves until ctx ends, at once and without goodbye: nothing is flushed, released or told. It returns nil then. Any
+// other return is an error that names what could not be had: an address in use, a folder that cannot be written.
+func Run(ctx context.Context, cfg Config, deps Deps) error {
+	if cfg.Site == "" || cfg.DataDir == "" || cfg.JournalBytes != 0 && (cfg.JournalBytes < journal.MinSize || cfg.JournalBytes%journal.PageSize != 0) {
+		return fmt.Errorf("run replicator: %w: it needs a site, a folder, and a journal of at least %d bytes in whole pages", domain.ErrInvalid, journal.MinSize)
+	}
+	if deps.Logger == nil {
+		deps.Logger = slog.New(slog.DiscardHandler)
+	}
+	if deps.Tracer == nil {
+		deps.Tracer = noop.NewTracerProvider()
+	}
+	log := deps.Logger.With("site", string(cfg.Site), "service", api.ServiceReplicator)
+	secrets, err := chap.Open(cfg.CHAP, log)
+	if err != nil {
+		return fmt.Errorf("run replicator of site %s: iscsi.chap: %w", cfg.Site, err)
+	}
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.ISCSIListen)
+	if err != nil {
+		return fmt.Errorf("run replicator of site %s: listen for iSCSI on %s: %w: free the port, or set another", cfg.Site, cfg.ISCSIListen, err)
+	}
+	s := &service{
+		cfg: cfg, deps: deps, log: log, guard: target.GuardOf(secrets), tracer: deps.Tracer.Tracer("holdfast/replicator"),
+		groups: map[domain.GroupID]*group.Group{}, opening: map[domain.GroupID]bool{}, faults: map[domain.GroupID]error{}, meters: newMeters(deps.Metrics),
+	}
+	return s.run(ctx, ln)
+}
+
+func (s *service) run(ctx context.Context, ln net.Listener) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	addr := s.cfg.ISCSIPortal
+	if addr == "" {
+		addr = ln.Addr().String()
+	}
+	s.portal = &portal{srv: target.New(target.Config{Log: s.log, Portal: addr}), addr: addr, guard: s.guard}
+	s.tellMetrics(s.deps.Metrics)
+	s.events = bus.NewEvents(ctx, s.deps.Mesh.Local(), api.ServiceReplicator, s.log)
+	s.wg.Go(func() {
+		if err := s.portal.srv.Serve(ctx, ln); err != nil && ctx.Err() == nil {
+			cancel(fmt.Errorf("serve iSCSI: %w", err))
+		}
+	})
+	s.wg.Go(func() { s.heartbeat(ctx, addr) })
+	s.wg.Go(func() {
+		if err := s.follow(ctx); err != nil && ctx.Err() == nil {
+			cancel(err)
+		}
+	})
+	<-ctx.Done()
+	s.wg.Wait()
+	s.mu.Lock()
+	groups := s.groups
+	s.mu.Unlock()
+	for _, g := range groups {
+		g.Close()
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+		return fmt.Errorf("run replicator of site %s: %w", s.cfg.Site, cause)
+	}
+	return nil
+}
+
+// follow waits for the site's NATS, answers the verbs, and opens every group that the desired state names here.
+func (s *service) follow(ctx context.Context) error {
+	local := s.deps.Mesh.Local()
+	for {
+		err := local.AwaitConnected(ctx)
+		if err == nil {
+			err = local.EnsureAssets(ctx)
+		}
+		if err == nil {
+			break
+		}
+		s.log.Debug("own NATS not ready", "error", err)
+		if !pause(ctx, 200*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+	// Known before the verbs are answered, so that a group that is being opened is never said not to exist.
+	if err := s.load(ctx); err != nil {
+		s.log.Warn("desired state not read yet", "error", err)
+	}
+	if err := local.Serve(ctx, api.ServiceReplicator, s.endpoints()); err != nil {
+		return err
+	}
+	data := api.QuerySubject(s.cfg.Site, api.ServiceReplicator, api.VerbResyncData)
+	if err := local.Handle(ctx, data, s.resyncData); err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		err := local.WatchKeys(ctx, api.BucketDesired, "group.>", func(e bus.Entry) { s.desired(ctx, e) })
+		if ctx.Err() == nil {
+			s.log.Warn("watch of the desired state ended", "error", err)
+			pause(ctx, 200*time.Millisecond)
+		}
+	}
+	return ctx.Err()
+}
+
+// load reads the groups that the desired state names now.
+func (s *service) load(ctx context.Context) error {
+	local := s.deps.Mesh.Local()
+	keys, err := local.Keys(ctx, api.BucketDesired)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if !strings.HasPrefix(k, "group.") {
+			continue
+		}
+		e, err := local.Get(ctx, api.BucketDesired, k)
+		if err != nil {
+			return err
+		}
+		s.desired(ctx, e)
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// desired opens a group of this site, once. A definition that changes later takes effect with the next start.
+func (s *service) desired(ctx context.Context, e bus.Entry) {
+	var d api.GroupDesired
+	if err := json.Unmarshal(e.Value, &d); err != nil {
+		s.log.Error("desired state not readable", "key", e.Key, "error", err)
+		return
+	}
+	id := d.Group.ID
+	if !domain.ValidToken(string(id)) || !slices.Contains(d.Group.SitesOf(), s.cfg.Site) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.groups[id] != nil || s.opening[id] {
+		return
+	}
+	s.opening[id] = true
+	delete(s.faults, id)
+	s.wg.Go(func() { s.open(ctx, d.Group) })
+}
+
+func (s *service) open(ctx context.Context, def domain.Group) {
+	g, err := group.Open(ctx, group.Config{
+		Site: s.cfg.Site, Dir: filepath.Join(s.cfg.DataDir, string(def.ID)), JournalBytes: s.cfg.JournalBytes, PipeBytes: s.cfg.PipeBytes,
+		Timing: s.cfg.Timing, Mesh: s.deps.Mesh, Portal: s.portal, Events: s.events, Tracer: s.tracer, Logger: s.log,
+		Meter: func(v domain.VolumeID) target.Meter { return s.meters.volume(def.ID, v) },
+	}, def)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.opening, def.ID)
+	if err != nil {
+		if ctx.Err() == nil {
+			s.log.Error("group not opened", "group", string(def.ID), "error", err)
+		}
+		s.faults[def.ID] = err
+		return
+	}
+	s.groups[def.ID] = g
+	s.log.Info("group opened", "group", string(def.ID))
+}
+
+// find gives a group that is open here.
+func (s *service) find(id domain.GroupID) (*group.Group, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch g := s.groups[id]; {
+	case g != nil:
+		return g, nil
+	case s.faults[id] != nil:
+		return nil, fmt.Errorf("group %s could not be opened at site %s: %w: %w", id, s.cfg.Site, domain.ErrRefused, s.faults[id])
+	case s.opening[id]:
+		return nil, fmt.Errorf("group %s is being opened at site %s: %w", id, s.cfg.Site, domain.ErrUnavailable)
+	}
+	return nil, fmt.Errorf("group %s at site %s: %w", id, s.cfg.Site, domain.ErrNotFound)
+}
+
+func (s *service) heartbeat(ctx context.Context, probe string) {
+	every := s.cfg.Heartbeat
+	if every <= 0 {
+		every = 500 * time.Millisecond
+	}
+	hb := api.Heartbeat{Site: s.cfg.Site, Node: api.ServiceReplicator, Kind: api.ServiceReplicator, Boot: ulid.Make().String(), Probe: probe}
+	s.deps.Mesh.Beat(ctx, hb, every)
+}
+
+// portal is the site's iSCSI listener as a group sees it.
+type portal struct {
+	srv   *target.Server
+	addr  string
+	guard target.Guard
+}
+
+// Add implements group.Portal.
+func (p *portal) Add(iqn string, u target.Unit) error {
+	return p.srv.AddGuarded(iqn, map[int]target.Unit{0: u}, p.guard)
+}
+
+// Remove implements group.Portal.
+func (p *portal) Remove(iqn string) error { return p.srv.RemoveTarget(iqn) }
+
+// URL implements group.Portal.
+func (p *portal) URL(iqn string) string { return "iscsi://" + p.addr + "/" + iqn + "/0" }

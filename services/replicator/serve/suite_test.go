@@ -1,0 +1,141 @@
+//go:build e2e
+
+package serve
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// suiteRun is what one run of iscsi-test-cu printed.
+type suiteRun struct {
+	ran, failed int
+	tests       map[string]bool // "Suite.Test", and whether it said that it was skipped
+	suites      []string
+	out         string
+}
+
+var (
+	suiteSummary = regexp.MustCompile(`(?m)^ +tests +(\d+) +(\d+) +(\d+) +(\d+)`)
+	suiteName    = regexp.MustCompile(`^Suite: (\S+)`)
+	testName     = regexp.MustCompile(`^  Test: (\S+) \.\.\.`)
+	listedSkip   = regexp.MustCompile("(?m)^\\| `(\\w+\\.[\\w-]+)` \\| (one path|always) \\|")
+)
+
+// runSuite runs the suite. -v makes CUnit name each test before what it prints; a skip counts as a pass there.
+func runSuite(t *testing.T, args ...string) suiteRun {
+	t.Helper()
+	out, _ := tool(t, "iscsi-test-cu", append([]string{"-d", "-v"}, args...)...)
+	summary := suiteSummary.FindStringSubmatch(out)
+	if summary == nil {
+		t.Fatalf("the suite did not end:\n%s", out)
+	}
+	r := suiteRun{tests: map[string]bool{}, out: out}
+	r.ran, _ = strconv.Atoi(summary[2])
+	r.failed, _ = strconv.Atoi(summary[4])
+	test := ""
+	for line := range strings.Lines(out) {
+		if m := suiteName.FindStringSubmatch(line); m != nil {
+			r.suites, test = append(r.suites, m[1]), ""
+		}
+		if m := testName.FindStringSubmatch(line); m != nil {
+			test = r.suites[len(r.suites)-1] + "." + m[1]
+			r.tests[test] = false
+		}
+		if test != "" && strings.Contains(line, "[SKIPPED]") {
+			r.tests[test] = true
+		}
+	}
+	return r
+}
+
+// listedSkips are the tests that docs/compliance.md says are skipped; true for those that only need a second path.
+func listedSkips(t *testing.T) map[string]bool {
+	t.Helper()
+	b, err := os.ReadFile("../../../docs/compliance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	skips := map[string]bool{}
+	for _, m := range listedSkip.FindAllStringSubmatch(string(b), -1) {
+		skips[m[1]] = m[2] == "one path"
+	}
+	if len(skips) == 0 {
+		t.Fatal("docs/compliance.md lists no skipped test")
+	}
+	return skips
+}
+
+// check holds a run to what is promised: at least so many tests, none failed, and those skipped that are listed, no others.
+func (r suiteRun) check(t *testing.T, atLeast, paths int, listed map[string]bool) {
+	t.Helper()
+	skipped := 0
+	for test, skip := range r.tests {
+		onePathOnly, known := listed[test]
+		if skip {
+			skipped++
+		}
+		if want := known && (paths == 1 || !onePathOnly); skip != want {
+			t.Errorf("%s: skipped %v, docs/compliance.md says %v", test, skip, want)
+		}
+	}
+	if r.failed != 0 || r.ran < atLeast {
+		t.Errorf("%d ran, want %d; %d failed:\n%s", r.ran, atLeast, r.failed, r.out)
+	}
+	t.Logf("%d ran, %d of %d different tests skipped, %d failed", r.ran, skipped, len(r.tests), r.failed)
+}
+
+// TestLibiscsiSuite runs libiscsi's conformance suite: all of it over one path and over two, its default run, which goes
+// through overlapping families, each family, and each suite alone. Each run has a fresh volume: MultipathIO.CompareAndWrite
+// expects zeroes in a block that it does not zero, and does not find them a second time.
+func TestLibiscsiSuite(t *testing.T) {
+	need(t, "iscsi-test-cu")
+	listed := listedSkips(t)
+	run := func(t *testing.T, atLeast, paths int, args ...string) suiteRun {
+		t.Helper()
+		url, stop := start(t, Options{File: filepath.Join(t.TempDir(), "v.img"), Size: "1GiB", Listen: "127.0.0.1:0", Removable: true})
+		for range paths {
+			args = append(args, url)
+		}
+		r := runSuite(t, args...)
+		r.check(t, atLeast, paths, listed)
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		return r
+	}
+	var suites []string
+	for _, c := range []struct {
+		name    string
+		family  string // none: the default run
+		atLeast int
+		paths   int
+	}{
+		{"all over one path", "ALL", 230, 1},
+		{"all over two paths", "ALL", 230, 2},
+		{"the default run", "", 615, 1},
+		{"multipath", "SCSI.MultipathIO", 4, 2},
+		{"SCSI alone", "SCSI", 215, 1},
+		{"iSCSI alone", "iSCSI", 15, 1},
+		{"LINUX alone", "LINUX", 150, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var args []string
+			if c.family != "" {
+				args = []string{"-t", c.family}
+			}
+			if r := run(t, c.atLeast, c.paths, args...); suites == nil {
+				suites = r.suites
+			}
+		})
+	}
+	t.Run("each suite alone", func(t *testing.T) {
+		for _, suite := range suites {
+			run(t, 1, 1, "-t", "ALL."+suite)
+		}
+	})
+}

@@ -1,0 +1,48 @@
+package target
+
+import (
+	"errors"
+	"net"
+	"syscall"
+	"time"
+)
+
+// maxLostWait bounds how long a login waits for a former session of its initiator whose connection is closed.
+const maxLostWait = 2 * time.Second
+
+// awaitLost waits for the sessions of an initiator whose connections it has closed, of whatever ISID: what they held, a
+// reservation or the medium, is given up before the initiator is let in again. Without that it would depend on which of two
+// goroutines the close and the login reach first. One whose commands the unit does not finish is waited for in vain.
+func (t *tgt) awaitLost(ss *session) {
+	limit := time.NewTimer(maxLostWait)
+	defer limit.Stop()
+	for _, have := range t.list() {
+		if have.initiator != ss.initiator || have.isid == ss.isid || !have.conn.peerClosed() {
+			continue
+		}
+		select {
+		case <-have.gone:
+		case <-limit.C:
+			return
+		}
+	}
+}
+
+// peerClosed reports whether the other side has closed the connection and nothing it sent is unread.
+func (c *conn) peerClosed() bool {
+	tcp, ok := c.nc.(*net.TCPConn)
+	if !ok {
+		return false
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return true
+	}
+	closed := false
+	err = raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		closed = n == 0 && err == nil || err != nil && !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EINTR)
+	})
+	return closed || err != nil
+}
