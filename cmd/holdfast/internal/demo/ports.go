@@ -21,6 +21,9 @@ type ports struct {
 // linkOf is which port of the proxies, from link on, leads from the i-th site to the j-th.
 func linkOf(i, j int) int { return 3*i + j }
 
+// wellKnown are the ports that a newcomer expects of each part.
+var wellKnown = ports{nats: 4222, dns: 5353, iscsi: 3260, link: 4300, probe: 7101, service: 8080}
+
 // newLayout draws the addresses of a demo, with ports that are free on them.
 func newLayout(ctx context.Context, dir string) (layout, error) {
 	l := layout{dir: dir, octet: map[domain.SiteID]int{siteA: 11, siteB: 12, siteW: 13}}
@@ -31,15 +34,15 @@ func newLayout(ctx context.Context, dir string) (layout, error) {
 			return l, fmt.Errorf("draw loopback addresses: %w", err)
 		}
 		l.base = fmt.Sprintf("127.%d.%d", 20+int(b[0])%200, b[1])
-		if err = l.choosePorts(ctx); err == nil {
+		if err = l.choosePorts(ctx, wellKnown); err == nil {
 			return l, nil
 		}
 	}
 	return l, fmt.Errorf("no loopback addresses: %w: could not listen in 127.0.0.0/8 (%w); the demo needs a system whose whole loopback network is local, as Linux's is", domain.ErrUnavailable, err)
 }
 
-// choosePorts takes the well-known port of each part, or another one where a program that listens on every address has it.
-func (l *layout) choosePorts(ctx context.Context) error {
+// choosePorts takes the wanted port of each part, or another one where a program that listens on every address has it.
+func (l *layout) choosePorts(ctx context.Context, wanted ports) error {
 	site := func(s domain.SiteID) string { return fmt.Sprintf("%s.%d", l.base, l.octet[s]) }
 	data := []string{site(siteA), site(siteB)}
 	all := append([]string{site(siteW)}, data...)
@@ -53,12 +56,12 @@ func (l *layout) choosePorts(ctx context.Context) error {
 		udp         bool
 		hosts       []string
 	}{
-		{&l.ports.nats, 4222, 1, false, all},
-		{&l.ports.dns, 5353, 1, true, data},
-		{&l.ports.iscsi, 3260, 1, false, data},
-		{&l.ports.link, 4300, linkOf(2, 2) + 1, false, all},
-		{&l.ports.probe, 7101, 2, false, data},
-		{&l.ports.service, 8080, 1, false, vms},
+		{&l.ports.nats, wanted.nats, 1, false, all},
+		{&l.ports.dns, wanted.dns, 1, true, data},
+		{&l.ports.iscsi, wanted.iscsi, 1, false, data},
+		{&l.ports.link, wanted.link, linkOf(2, 2) + 1, false, all},
+		{&l.ports.probe, wanted.probe, 2, false, data},
+		{&l.ports.service, wanted.service, 1, false, vms},
 	} {
 		var err error
 		for *c.port = c.first; *c.port < c.first+20*portStep; *c.port += portStep {

@@ -6,26 +6,47 @@ import (
 )
 
 // Programs that listen on every address, as a NATS server, a resolver or a web server does, have the ports of this machine.
+// The kernel picks the ports they have here, so that no test beside this one can have them on an address of its own.
 func TestDemoFindsItsPortsBesideProgramsThatListenEverywhere(t *testing.T) {
-	taken := map[int]bool{}
-	for _, addr := range []string{":4222", ":3260", ":8080", ":7102", ":4304"} {
-		if ln, err := net.Listen("tcp4", addr); err == nil { // else another program has it, which is as good
-			t.Cleanup(func() { _ = ln.Close() })
+	everywhere := func() int {
+		ln, err := net.Listen("tcp4", ":0")
+		if err != nil {
+			t.Fatal(err)
 		}
+		t.Cleanup(func() { _ = ln.Close() })
+		return ln.Addr().(*net.TCPAddr).Port
 	}
-	if pc, err := net.ListenPacket("udp4", ":5353"); err == nil {
-		t.Cleanup(func() { _ = pc.Close() })
+	pc, err := net.ListenPacket("udp4", ":0")
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = pc.Close() })
 	l, err := newLayout(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range []int{4222, 3260, 8080, 7101, 4300, 5353} {
-		taken[p] = true
+	wanted := ports{
+		nats: everywhere(), iscsi: everywhere(), service: everywhere(),
+		link:  everywhere() - linkOf(1, 2), // in the midst of the span
+		probe: everywhere() - 1,            // the second of two
+		dns:   pc.LocalAddr().(*net.UDPAddr).Port,
 	}
-	for _, p := range []int{l.ports.nats, l.ports.dns, l.ports.iscsi, l.ports.link, l.ports.probe, l.ports.service} {
-		if taken[p] || p == 0 {
-			t.Errorf("port %d was chosen: %+v", p, l.ports)
+	if err := l.choosePorts(t.Context(), wanted); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []struct {
+		part          string
+		wanted, chose int
+	}{
+		{"nats", wanted.nats, l.ports.nats},
+		{"dns", wanted.dns, l.ports.dns},
+		{"iscsi", wanted.iscsi, l.ports.iscsi},
+		{"link", wanted.link, l.ports.link},
+		{"probe", wanted.probe, l.ports.probe},
+		{"service", wanted.service, l.ports.service},
+	} {
+		if p.chose <= p.wanted {
+			t.Errorf("%s: port %d was chosen, where another program has %d", p.part, p.chose, p.wanted)
 		}
 	}
 }
