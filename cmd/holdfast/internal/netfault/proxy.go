@@ -1,8 +1,9 @@
 // Package netfault is the network between the sites of the all-in-one: one TCP proxy for each direction in which a site
-// connects to another, which can be cut (bytes stand still, as on a dead link), reset, or delayed.
+// connects to another, which can be cut (bytes stand still, as on a dead link), reset, delayed, or narrowed.
 package netfault
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -29,6 +30,8 @@ type Proxy struct {
 	mode  Mode
 	gate  chan struct{} // closed while bytes may pass
 	delay time.Duration
+	up    lane // towards the target
+	down  lane
 	conns map[net.Conn]struct{}
 }
 
@@ -63,11 +66,17 @@ func (p *Proxy) Set(m Mode) {
 	}
 }
 
-// SetDelay makes every chunk of bytes wait, in both directions.
+// SetDelay is how long each byte is on its way, in either direction. Bytes follow one another without waiting for it.
 func (p *Proxy) SetDelay(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = d
+}
+
+// SetRate is how many bytes a second go each way, over all connections together; 0 is no limit.
+func (p *Proxy) SetRate(bytes int64) {
+	p.up.set(bytes)
+	p.down.set(bytes)
 }
 
 // Reset closes every connection that stands.
@@ -105,62 +114,89 @@ func (p *Proxy) track(c net.Conn, on bool) {
 	}
 }
 
-// pass waits until bytes may pass, and returns the delay they have. It is false when ctx ends.
-func (p *Proxy) pass(ctx context.Context) (time.Duration, bool) {
+// pass waits until bytes may pass. It is false when ctx ends.
+func (p *Proxy) pass(ctx context.Context) bool {
 	for {
 		p.mu.Lock()
-		gate, delay, mode := p.gate, p.delay, p.mode
+		gate, mode := p.gate, p.mode
 		p.mu.Unlock()
 		if mode == Pass {
-			return delay, true
+			return true
 		}
 		select {
 		case <-gate:
 		case <-ctx.Done():
-			return 0, false
+			return false
 		}
 	}
 }
 
-func (p *Proxy) serve(ctx context.Context, down net.Conn) {
-	p.track(down, true)
-	defer p.track(down, false)
-	defer func() { _ = down.Close() }()
-	if _, ok := p.pass(ctx); !ok {
+func (p *Proxy) travel() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.delay
+}
+
+func (p *Proxy) serve(ctx context.Context, near net.Conn) {
+	p.track(near, true)
+	defer p.track(near, false)
+	defer func() { _ = near.Close() }()
+	if !p.pass(ctx) {
 		return
 	}
-	up, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", p.target)
+	far, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", p.target)
 	if err != nil {
 		return
 	}
-	p.track(up, true)
-	defer p.track(up, false)
+	p.track(far, true)
+	defer p.track(far, false)
 	var wg sync.WaitGroup
-	wg.Go(func() { p.copy(ctx, up, down) })
-	wg.Go(func() { p.copy(ctx, down, up) })
+	wg.Go(func() { p.carry(ctx, far, near, &p.up) })
+	wg.Go(func() { p.carry(ctx, near, far, &p.down) })
 	wg.Wait()
 }
 
-func (p *Proxy) copy(ctx context.Context, dst, src net.Conn) {
-	defer func() { _ = dst.Close(); _ = src.Close() }()
-	buf := make([]byte, 64<<10)
+// chunk is bytes on their way.
+type chunk struct {
+	bytes []byte
+	due   time.Time
+}
+
+// carry moves bytes from src to dst until either ends, then ends both.
+func (p *Proxy) carry(ctx context.Context, dst, src net.Conn, l *lane) {
+	way := make(chan chunk, onTheWay)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(way)
+		p.take(ctx, src, l, way)
+	})
+	for c := range way {
+		if !p.pass(ctx) || !until(ctx, c.due) {
+			break
+		}
+		if _, err := dst.Write(c.bytes); err != nil {
+			break
+		}
+	}
+	_ = dst.Close()
+	_ = src.Close()
+	for range way { // what was on its way is lost, and take must not wait for its place
+	}
+	wg.Wait()
+}
+
+// onTheWay bounds the chunks under way in one direction of one connection.
+const onTheWay = 1024
+
+// take reads from src, at the rate of the lane.
+func (p *Proxy) take(ctx context.Context, src net.Conn, l *lane, way chan<- chunk) {
+	buf := make([]byte, 16<<10)
 	for {
 		n, err := src.Read(buf)
 		if n > 0 {
-			delay, ok := p.pass(ctx)
-			if !ok {
-				return
-			}
-			if delay > 0 {
-				t := time.NewTimer(delay)
-				select {
-				case <-t.C:
-				case <-ctx.Done():
-					t.Stop()
-					return
-				}
-			}
-			if _, err := dst.Write(buf[:n]); err != nil {
+			sent := l.send(n)
+			way <- chunk{bytes.Clone(buf[:n]), sent.Add(p.travel())}
+			if !until(ctx, sent) {
 				return
 			}
 		}

@@ -3,6 +3,7 @@ package netfault_test
 import (
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -72,5 +73,62 @@ func TestCutLinkHoldsBytesAndDeliversThemWhenItHeals(t *testing.T) {
 	p.Reset()
 	if err := ask(t, c, 5*time.Second); err == nil {
 		t.Fatal("a reset connection still answers")
+	}
+}
+
+func TestBytesOfADelayedLinkFollowOneAnother(t *testing.T) {
+	p, err := netfault.Listen(t.Context(), "127.0.0.1:0", echo(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", p.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	const delay, chunks = 100 * time.Millisecond, 50
+	p.SetDelay(delay)
+	begin := time.Now()
+	go func() {
+		for range chunks {
+			_, _ = c.Write(make([]byte, 16<<10))
+		}
+	}()
+	if _, err := io.ReadFull(c, make([]byte, chunks*16<<10)); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took < 2*delay || took > chunks*delay {
+		t.Fatalf("%d chunks took %v over a round trip of %v: each waited for the one before", chunks, took, 2*delay)
+	}
+}
+
+func TestANarrowLinkIsSharedByItsConnections(t *testing.T) {
+	p, err := netfault.Listen(t.Context(), "127.0.0.1:0", echo(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const rate, each = 1 << 20, 128 << 10
+	p.SetRate(rate)
+	begin := time.Now()
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			c, err := net.Dial("tcp", p.Addr())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() { _ = c.Close() }()
+			if _, err := c.Write(make([]byte, each)); err != nil {
+				t.Error(err)
+			}
+			if _, err := io.ReadFull(c, make([]byte, each)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if took, least := time.Since(begin), time.Duration(2*each)*time.Second/rate; took < least {
+		t.Fatalf("%d bytes crossed in %v, where %d a second need %v", 2*each, took, rate, least)
 	}
 }
