@@ -118,8 +118,28 @@ type Group struct {
 	Failover     domain.FailoverPolicy `yaml:"failover"`
 	HoldDown     Duration              `yaml:"hold_down"`
 	RPO          Duration              `yaml:"rpo"`
+	Checkpoints  Checkpoints           `yaml:"checkpoints"`
 	Volumes      []Volume              `yaml:"volumes"`
 	VMs          []domain.VM           `yaml:"vms"`
+}
+
+// Checkpoints is how each target of a group keeps its past.
+type Checkpoints struct {
+	Disabled bool     `yaml:"disabled"` // keep none
+	Every    Duration `yaml:"every"`    // between two, while writes come
+	Keep     Keep     `yaml:"keep"`
+}
+
+// Keep bounds what is kept of checkpoints; whichever bound is met first counts.
+type Keep struct {
+	Age   Duration `yaml:"age"`
+	Count int      `yaml:"count"`
+	Bytes Size     `yaml:"bytes"` // on disk, at each target
+}
+
+func (c Checkpoints) domain() domain.Checkpoints {
+	return domain.Checkpoints{Disabled: c.Disabled, Every: time.Duration(c.Every),
+		Keep: domain.Keep{Age: time.Duration(c.Keep.Age), Count: c.Keep.Count, Bytes: int64(c.Keep.Bytes)}}
 }
 
 // Volume is a volume as configured.
@@ -210,13 +230,16 @@ func withGroupDefaults(g Group) Group {
 	if g.HoldDown == 0 {
 		g.HoldDown = Duration(30 * time.Second)
 	}
+	d := g.Checkpoints.domain().WithDefaults()
+	g.Checkpoints = Checkpoints{Disabled: d.Disabled, Every: Duration(d.Every), Keep: Keep{Age: Duration(d.Keep.Age), Count: d.Keep.Count, Bytes: Size(d.Keep.Bytes)}}
 	return g
 }
 
 // Domain is the group as the domain has it.
 func (g Group) Domain() domain.Group {
 	out := domain.Group{ID: g.ID, Tier: g.Tier, Home: g.Home, Targets: g.Targets, Durability: g.Durability,
-		OnTargetLoss: g.OnTargetLoss, Failover: g.Failover, HoldDown: time.Duration(g.HoldDown), RPO: time.Duration(g.RPO), VMs: g.VMs}
+		OnTargetLoss: g.OnTargetLoss, Failover: g.Failover, HoldDown: time.Duration(g.HoldDown), RPO: time.Duration(g.RPO), VMs: g.VMs,
+		Checkpoints: g.Checkpoints.domain()}
 	for _, v := range g.Volumes {
 		out.Volumes = append(out.Volumes, domain.Volume{ID: v.ID, SizeBytes: int64(v.Size)})
 	}

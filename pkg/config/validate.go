@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -286,12 +287,29 @@ func (c Config) validateGroups(v *validator, data map[domain.SiteID]bool) map[do
 		oneOf(v, f+".durability", g.Durability, domain.DurabilityStrict, domain.DurabilityCached)
 		oneOf(v, f+".on_target_loss", g.OnTargetLoss, domain.TargetLossSuspend, domain.TargetLossDegrade)
 		oneOf(v, f+".failover", g.Failover, domain.FailoverAuto, domain.FailoverManual)
+		g.Checkpoints.validate(v, f+".checkpoints")
 		volumes := c.validateVolumes(v, f, g)
 		for j, vm := range g.VMs {
 			validateVM(v, fmt.Sprintf("%s.vms[%d]", f, j), vm, g, volumes, vms, names, addrs)
 		}
 	}
 	return groups
+}
+
+// validate wants what a target can keep up with, and list.
+func (c Checkpoints) validate(v *validator, f string) {
+	if time.Duration(c.Every) < time.Second {
+		v.bad(f+".every", time.Duration(c.Every).String()+" is too often", "take checkpoints 1s apart or more")
+	}
+	if c.Keep.Age < c.Every {
+		v.bad(f+".keep.age", time.Duration(c.Keep.Age).String()+" is less than the time between two checkpoints", "keep them for longer than checkpoints.every")
+	}
+	if c.Keep.Count < 2 || c.Keep.Count > 2000 {
+		v.bad(f+".keep.count", fmt.Sprintf("%d is out of range", c.Keep.Count), "keep 2 to 2000 checkpoints")
+	}
+	if c.Keep.Bytes < 1<<20 {
+		v.bad(f+".keep.bytes", c.Keep.Bytes.String()+" is too small", "give them at least 1MiB at each target")
+	}
 }
 
 func (c Config) validateVolumes(v *validator, f string, g Group) map[domain.VolumeID]bool {

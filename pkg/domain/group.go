@@ -77,9 +77,41 @@ type Group struct {
 	OnTargetLoss OnTargetLoss   `json:"on_target_loss" yaml:"on_target_loss"`
 	Failover     FailoverPolicy `json:"failover" yaml:"failover"`
 	HoldDown     time.Duration  `json:"hold_down" yaml:"hold_down"`
-	RPO          time.Duration  `json:"rpo" yaml:"rpo"` // target, 0 for sync
+	RPO          time.Duration  `json:"rpo" yaml:"rpo"`                 // target, 0 for sync
+	Checkpoints  Checkpoints    `json:"checkpoints" yaml:"checkpoints"` // that each target keeps of its past
 	Volumes      []Volume       `json:"volumes" yaml:"volumes"`
 	VMs          []VM           `json:"vms" yaml:"vms"`
+}
+
+// Checkpoints says how a target keeps its past. The zero value of a field is its default.
+type Checkpoints struct {
+	Disabled bool          `json:"disabled,omitempty" yaml:"disabled"` // none are taken
+	Every    time.Duration `json:"every" yaml:"every"`                 // between two, while writes come (5 s)
+	Keep     Keep          `json:"keep" yaml:"keep"`
+}
+
+// Keep bounds what is kept of checkpoints.
+type Keep struct {
+	Age   time.Duration `json:"age" yaml:"age"`     // older ones go (24 h)
+	Count int           `json:"count" yaml:"count"` // of more, those closest together for their age go (120)
+	Bytes int64         `json:"bytes" yaml:"bytes"` // on disk at each target; beyond, the oldest go (16 GiB)
+}
+
+// WithDefaults fills in what is zero.
+func (c Checkpoints) WithDefaults() Checkpoints {
+	if c.Every <= 0 {
+		c.Every = 5 * time.Second
+	}
+	if c.Keep.Age <= 0 {
+		c.Keep.Age = 24 * time.Hour
+	}
+	if c.Keep.Count <= 0 {
+		c.Keep.Count = 120
+	}
+	if c.Keep.Bytes <= 0 {
+		c.Keep.Bytes = 16 << 30
+	}
+	return c
 }
 
 // Target is one replica of a group. A group's sites are its Home and its Targets; whichever of them is primary,

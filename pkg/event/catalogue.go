@@ -87,7 +87,9 @@ func groups() []Definition {
 			says{"target_lost", "The primary goes on without a target that does not answer."},
 			says{"target_streaming", "A target has everything and receives each write as it happens."},
 			says{"resync_started", "The primary began to send a target what differs."},
-			says{"resync_completed", "A target has what it lacked; the event says how much was sent."}),
+			says{"resync_completed", "A target has what it lacked; the event says how much was sent."},
+			says{"checkpoints_ended", "This site is to serve the group: the checkpoints of its copy, which was a target until now, are gone."},
+			says{"checkpoints_lost", "A copy gave checkpoints up that it should have kept; the detail says how many and why. Replication goes on."}),
 		def("replicator", "group", exampleQuarantine,
 			says{"writes_quarantined", "Writes that another epoch overtook were kept aside at this site."}),
 	} {

@@ -118,6 +118,10 @@ func exampleReplica(fact string) ReplicaChanged {
 		r.Target, r.Bytes, r.Volume = "a", 196608, 128<<20
 	case "serving_stopped":
 		r.Detail = "demoted"
+	case "checkpoints_ended":
+		r.Detail = "this site is to serve"
+	case "checkpoints_lost":
+		r.Detail = "1 checkpoints: no space left on the disk"
 	}
 	return r
 }

@@ -48,6 +48,9 @@ func (s *service) endpoints() map[string]bus.Endpoint {
 		api.VerbResyncCommit: bus.Answer(func(ctx context.Context, r api.ResyncCommit) (api.Empty, error) {
 			return with(s, r.Group, func(g *group.Group) (api.Empty, error) { return api.Empty{}, g.ResyncCommit(ctx, r) })
 		}),
+		api.VerbCheckpointList: bus.Answer(func(_ context.Context, r api.GroupRequest) (api.CheckpointList, error) {
+			return with(s, r.Group, func(g *group.Group) (api.CheckpointList, error) { return g.Checkpoints(), nil })
+		}),
 		api.VerbQuarantine: bus.Answer(s.quarantine),
 		api.VerbStatus:     bus.Answer(s.status),
 	}

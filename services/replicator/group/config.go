@@ -76,6 +76,8 @@ type Config struct {
 	// Now reads the clock that leases run on; clock.Now by default.
 	Now func() clock.Time
 
+	// historyLost is told when checkpoints were given up that ought to have been kept.
+	historyLost func(count int, reason string)
 	// failpoint, in tests, makes named places of the code stop as if the process had been killed there.
 	failpoint func(place string) error
 }

@@ -33,6 +33,13 @@
 // The journal's own epoch follows the frames: a target that lags takes the frames of the older epochs first, through the
 // pipe of the current one, and so its lineage is always a prefix of its primary's.
 //
+// # History
+//
+// A copy that follows keeps its past (package history): before frames are applied, or a resync's stage, what they overwrite
+// is recorded. Recovery redoes all of the journal, recording what it overwrites, as the newest checkpoint may need it; no
+// checkpoint is taken by the clock before that is done, since until then the volumes may hold later changes. A copy that is
+// to serve ends its history before anything else changes the volumes.
+//
 // # Failure cases
 //
 //   - An I/O error of the journal or a volume stops the group; its status says why; nothing is retried as success.

@@ -47,11 +47,14 @@ type Group struct {
 // once and without goodbye, with ctx; then Close gives its files back.
 func Open(ctx context.Context, cfg Config, def domain.Group) (*Group, error) {
 	cfg = cfg.withDefaults()
+	g := &Group{id: def.ID, ctx: ctx, log: cfg.Logger.With("group", string(def.ID)), ctl: make(chan struct{}, 1), served: map[string]bool{}}
+	cfg.historyLost = g.historyLost
+	g.cfg = cfg
 	st, err := openStore(ctx, cfg, def)
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{id: def.ID, cfg: cfg, store: st, ctx: ctx, log: cfg.Logger.With("group", string(def.ID)), ctl: make(chan struct{}, 1), served: map[string]bool{}}
+	g.store = st
 	g.commit = st.applied()
 	if g.lastTime, err = st.lastTime(); err != nil {
 		st.close()
@@ -162,7 +165,7 @@ func (g *Group) publish(ctx context.Context, fact string, epoch domain.Epoch, ls
 
 func (g *Group) emit(ctx context.Context, f event.ReplicaChanged) {
 	id := fmt.Sprintf("%s-%d-%s-%s-%s-%d", g.id, f.Epoch, g.cfg.Site, f.Fact, f.Target, f.LSN)
-	if f.Fact == "target_lost" || f.Fact == "target_streaming" || f.Fact == "resync_started" || f.Fact == "resync_completed" {
+	if f.Fact == "checkpoints_lost" || f.Fact == "checkpoints_ended" || f.Fact == "target_lost" || f.Fact == "target_streaming" || f.Fact == "resync_started" || f.Fact == "resync_completed" {
 		id += fmt.Sprintf("-%d", g.cfg.Now()) // these happen again
 	}
 	g.cfg.Events.Publish(ctx, id, f)

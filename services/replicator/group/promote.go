@@ -149,6 +149,9 @@ func (g *Group) takeOver(ctx context.Context, epoch domain.Epoch) error {
 	if err := g.store.raiseFence(epoch); err != nil {
 		return err
 	}
+	if err := g.endHistory(ctx, epoch); err != nil {
+		return err
+	}
 	if err := g.store.reloadTail(); err != nil {
 		return err
 	}

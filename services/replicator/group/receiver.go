@@ -38,8 +38,8 @@ func (g *Group) startReceiver(epoch domain.Epoch, source []api.LineageEntry) err
 	g.receiver = r
 	g.mu.Unlock()
 	poke(r.apply)
-	parts := make(chan struct{}, 3)
-	for _, run := range []func(context.Context){r.readLoop, r.applyLoop, r.tellLoop} {
+	parts := make(chan struct{}, 4)
+	for _, run := range []func(context.Context){r.readLoop, r.applyLoop, r.tellLoop, r.trimLoop} {
 		go func() {
 			run(ctx)
 			parts <- struct{}{}
@@ -201,6 +201,9 @@ func (r *receiver) applyLoop(ctx context.Context) {
 		commit := r.g.commit
 		r.g.mu.Unlock()
 		err := r.st.applyUpTo(commit)
+		if err == nil {
+			err = r.st.tickHistory()
+		}
 		used := r.st.used()
 		if err == nil && (used > pressureShare || time.Since(last) >= r.g.cfg.Timing.Checkpoint) {
 			last = time.Now()

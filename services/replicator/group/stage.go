@@ -2,6 +2,7 @@ package group
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/history"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 )
 
@@ -242,7 +244,11 @@ func (s *store) applyStage(c api.ResyncCommit, failpoint func(string) error) err
 		return err
 	}
 	defer func() { _ = f.Close() }() // read only
-	if err := s.eachRecord(f, func(r record) error { return errors.Join(failpoint("stage record"), s.applyRecord(r, c)) }); err != nil {
+	b := stageBatch{s: s, c: c, failpoint: failpoint}
+	if err := s.eachRecord(f, b.add); err != nil {
+		return fmt.Errorf("apply the stage of group %s: %w", s.group.ID, err)
+	}
+	if err := b.flush(); err != nil {
 		return fmt.Errorf("apply the stage of group %s: %w", s.group.ID, err)
 	}
 	for _, v := range s.vols {
@@ -257,6 +263,9 @@ func (s *store) applyStage(c api.ResyncCommit, failpoint func(string) error) err
 		return fmt.Errorf("apply the stage of group %s: %w", s.group.ID, err)
 	}
 	if err := failpoint("stage reset"); err != nil {
+		return err
+	}
+	if err := s.renewHistory(); err != nil {
 		return err
 	}
 	if err := s.dropAllBitmaps(); err != nil {
@@ -279,6 +288,68 @@ func (s *store) discardStage() error {
 		return err
 	}
 	return removeDurably(s.stageDir())
+}
+
+// stageBatch gathers records, so that what they overwrite is made durable for many at once.
+type stageBatch struct {
+	s         *store
+	c         api.ResyncCommit
+	failpoint func(string) error
+	records   []record
+	ranges    []history.Range
+	bytes     int
+}
+
+const stageBatchBytes = 8 << 20
+
+func (b *stageBatch) add(r record) error {
+	if !b.s.hist.Recording() {
+		return errors.Join(b.failpoint("stage record"), b.s.applyRecord(r, b.c))
+	}
+	r.payload = bytes.Clone(r.payload) // the next record takes its place
+	if err := b.note(r); err != nil {
+		return err
+	}
+	b.records = append(b.records, r)
+	if b.bytes += len(r.payload) + recordHeader; b.bytes < stageBatchBytes {
+		return nil
+	}
+	return b.flush()
+}
+
+// note keeps which ranges a record changes.
+func (b *stageBatch) note(r record) error {
+	switch r.kind {
+	case recordData:
+		b.ranges = append(b.ranges, history.Range{Volume: int(r.volume), Off: r.off, Len: r.length, Data: r.payload})
+		return nil
+	case recordZero:
+		b.ranges = append(b.ranges, history.Range{Volume: int(r.volume), Off: r.off, Len: r.length, Zero: true})
+		return nil
+	}
+	f, err := journal.Decode(r.payload)
+	if err != nil {
+		return err
+	}
+	for i, e := range f.Entries {
+		if x, ok := overwrites(e); ok && f.FirstLSN+domain.LSN(i) > b.c.Cut {
+			b.ranges = append(b.ranges, x)
+		}
+	}
+	return nil
+}
+
+func (b *stageBatch) flush() error {
+	if err := b.s.hist.Record(b.ranges); err != nil {
+		return err
+	}
+	for _, r := range b.records {
+		if err := errors.Join(b.failpoint("stage record"), b.s.applyRecord(r, b.c)); err != nil {
+			return err
+		}
+	}
+	b.records, b.ranges, b.bytes = nil, nil, 0
+	return nil
 }
 
 func (s *store) applyRecord(r record, c api.ResyncCommit) error {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/history"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 )
 
@@ -36,9 +37,15 @@ type store struct {
 	j     *journal.Journal
 	vols  []*volume
 
-	applyMu sync.Mutex // held while a frame is applied, and while ap and tail change
+	applyMu sync.Mutex // held while a frame is applied, and while ap changes
 	ap      *journal.Applier
-	tail    []*journal.Frame // durable in the journal, not applied yet
+
+	tailMu sync.Mutex
+	tail   []*journal.Frame // durable in the journal, not applied yet
+
+	hist  *history.History // the copy's past, while it follows
+	every time.Duration    // between two checkpoints of it; 0: none are taken
+	past  past
 
 	mu   sync.Mutex
 	meta meta
@@ -85,7 +92,10 @@ func (s *store) recover(ctx context.Context, cfg Config) error {
 		cfg.Logger.Warn("journal ended in a frame that is not whole: it is cut", slog.String("group", string(s.group.ID)), slog.String("folder", cfg.Dir),
 			slog.Uint64("frame", rec.Torn.Number), slog.Int64("offset", rec.Torn.Offset), slog.Uint64("head_lsn", uint64(rec.LastLSN)), slog.String("reason", rec.Torn.Reason))
 	}
-	if err := s.ap.Replay(rec, rec.LastLSN); err != nil {
+	if err := s.openHistory(cfg); err != nil {
+		return err
+	}
+	if err := s.replay(rec); err != nil {
 		return err
 	}
 	return s.redoStage()
@@ -166,6 +176,9 @@ func (s *store) newApplier() {
 func (s *store) close() {
 	if s.j != nil {
 		_ = s.j.Close()
+	}
+	if s.hist != nil {
+		s.hist.Close()
 	}
 	for _, v := range s.vols {
 		_ = v.f.Close()
@@ -248,37 +261,34 @@ func (s *store) applied() domain.LSN {
 
 // push keeps a durable frame until it is known to be committed. Safe beside applyUpTo.
 func (s *store) push(f *journal.Frame) {
-	s.applyMu.Lock()
-	defer s.applyMu.Unlock()
+	s.tailMu.Lock()
+	defer s.tailMu.Unlock()
 	s.tail = append(s.tail, f)
 }
 
 // applyUpTo applies the frames that wait and end at or before upto.
 func (s *store) applyUpTo(upto domain.LSN) error {
 	for {
-		s.applyMu.Lock()
-		if len(s.tail) == 0 || s.tail[0].LastLSN > upto {
-			s.applyMu.Unlock()
+		frames := s.waiting(upto)
+		if len(frames) == 0 {
 			return nil
 		}
-		err := s.ap.Apply(s.tail[0], s.tail[0].LastLSN)
-		if err == nil {
-			s.tail[0] = nil
-			s.tail = s.tail[1:]
-		}
-		s.applyMu.Unlock()
-		if err != nil {
+		if err := s.bring(frames); err != nil {
 			return err
 		}
+		s.tailMu.Lock()
+		clear(s.tail[:len(frames)])
+		s.tail = s.tail[len(frames):]
+		s.tailMu.Unlock()
 	}
 }
 
 // reloadTail reads back from the journal what is durable and not applied. Nothing else may run.
 func (s *store) reloadTail() error {
-	s.applyMu.Lock()
-	defer s.applyMu.Unlock()
+	s.tailMu.Lock()
+	defer s.tailMu.Unlock()
 	s.tail = nil
-	next := s.ap.Applied() + 1
+	next := s.applied() + 1
 	return s.eachFrame(next, s.last(), func(f *journal.Frame) error {
 		s.tail = append(s.tail, f)
 		return nil
@@ -322,9 +332,11 @@ func (s *store) reset(last domain.LSN, l []api.LineageEntry) error {
 	if err := s.j.Reset(last, l[len(l)-1].Epoch, lineageFromAPI(l)); err != nil {
 		return err
 	}
+	s.tailMu.Lock()
+	s.tail = nil
+	s.tailMu.Unlock()
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
-	s.tail = nil
 	s.newApplier()
 	return nil
 }

@@ -1,0 +1,322 @@
+package group
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/history"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/lineage"
+	"github.com/holdfast-dr/holdfast/services/replicator/sparse"
+)
+
+// past is what a follower keeps of the pace of its checkpoints. Only who applies uses it.
+type past struct {
+	at    time.Time // of the last frame applied, by its primary's clock
+	taken time.Time // when the last checkpoint was taken, by ours
+}
+
+// Bounds of what is applied at once: what it overwrites is kept, and made durable, before.
+const (
+	bringFrames = 256
+	bringBytes  = 16 << 20
+)
+
+func (s *store) historyDir() string { return filepath.Join(s.dir, "history") }
+
+// openHistory opens the copy's past, beside its volumes.
+func (s *store) openHistory(cfg Config) error {
+	c := s.group.Checkpoints.WithDefaults()
+	s.every = c.Every
+	if c.Disabled {
+		s.every = 0
+	}
+	dir := s.historyDir()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	hc := history.Config{FS: journal.OS(), Dir: dir, Sizes: s.sizes, Keep: history.Keep{Age: c.Keep.Age, Count: c.Keep.Count, Bytes: c.Keep.Bytes},
+		Log: cfg.Logger, Names: func() ([]string, error) { return namesIn(dir) }, Lost: cfg.historyLost}
+	for _, v := range s.vols {
+		hc.Base = append(hc.Base, v)
+	}
+	var err error
+	s.hist, err = history.Open(hc)
+	return err
+}
+
+func namesIn(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	var out []string
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out, err
+}
+
+// Extent implements history.Base.
+func (v *volume) Extent(off int64) (mapped bool, length int64, err error) {
+	return sparse.Extent(v.f, v.size, off, 0)
+}
+
+// replay applies what the journal holds after a crash, and records what it overwrites where the history needs it: see
+// package history. No checkpoint is taken by the clock in it, as the volumes may hold later changes already. A marker that
+// it finds is after the newest checkpoint only if nothing after the marker ever reached the volumes.
+func (s *store) replay(rec *journal.Recovered) error {
+	var floor domain.LSN
+	if p := s.hist.Newest(); s.inLine(p) {
+		floor = p.LSN
+	}
+	for f, err := range rec.Frames() {
+		if err != nil {
+			return err
+		}
+		b := bringer{s: s, floor: floor}
+		if err := errors.Join(b.bring(f), b.flush()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inLine reports whether a checkpoint is of the line that the copy has lived through.
+func (s *store) inLine(p history.Point) bool {
+	return p.LSN <= s.last() && lineage.EpochOf(s.lineage(), p.LSN) == p.Epoch
+}
+
+// waiting gives the next frames to apply at once, at or before upto.
+func (s *store) waiting(upto domain.LSN) []*journal.Frame {
+	s.tailMu.Lock()
+	defer s.tailMu.Unlock()
+	var n, size int
+	for n < len(s.tail) && n < bringFrames && size < bringBytes && s.tail[n].LastLSN <= upto {
+		for _, e := range s.tail[n].Entries {
+			size += len(e.Data)
+		}
+		n++
+	}
+	return slices.Clone(s.tail[:n])
+}
+
+// bring applies frames in order, once what they overwrite is kept. A checkpoint is taken where a marker asks for one, and
+// between two frames that are far enough apart.
+func (s *store) bring(frames []*journal.Frame) error {
+	b := bringer{s: s}
+	for _, f := range frames {
+		if s.due(f.Time, b.upto()) {
+			if err := b.take(b.upto(), b.time(), history.KindCrash, ""); err != nil {
+				return err
+			}
+		}
+		if err := b.bring(f); err != nil {
+			return err
+		}
+	}
+	return b.flush()
+}
+
+// part is a frame, to be applied up to an LSN.
+type part struct {
+	f    *journal.Frame
+	upto domain.LSN
+}
+
+// bringer gathers what is to be applied, and what it overwrites.
+type bringer struct {
+	s *store
+	// floor, in a redo, is the newest checkpoint: changes up to there are not recorded, and markers taken already.
+	floor  domain.LSN
+	parts  []part
+	ranges []history.Range
+}
+
+// bring gathers a frame; where a checkpoint lies in it, everything up to there is applied.
+func (b *bringer) bring(f *journal.Frame) error {
+	for i, e := range f.Entries {
+		lsn := f.FirstLSN + domain.LSN(i)
+		if r, ok := overwrites(e); ok && lsn > b.floor {
+			b.ranges = append(b.ranges, r)
+		}
+		kind := markerKind(e)
+		if lsn < b.floor || lsn != b.floor && kind == "" {
+			continue
+		}
+		b.parts = append(b.parts, part{f, lsn})
+		if err := b.flush(); err != nil {
+			return err
+		}
+		if lsn == b.floor || !b.s.hist.Recording() {
+			continue // taken; or nobody knows whether later changes are there already
+		}
+		if err := b.s.take(b.s.point(lsn, f.Time, kind, string(e.Data))); err != nil {
+			return err
+		}
+	}
+	b.parts = append(b.parts, part{f, f.LastLSN})
+	return nil
+}
+
+func (b *bringer) upto() domain.LSN {
+	if n := len(b.parts); n > 0 {
+		return b.parts[n-1].upto
+	}
+	return b.s.applied()
+}
+
+func (b *bringer) time() time.Time {
+	if n := len(b.parts); n > 0 {
+		return b.parts[n-1].f.Time
+	}
+	return b.s.past.at
+}
+
+// overwrites is what an entry changes, if it does.
+func overwrites(e journal.Entry) (history.Range, bool) {
+	r := history.Range{Volume: int(e.Volume), Off: e.Off, Len: e.Len}
+	switch e.Op {
+	case journal.OpWrite:
+		r.Data = e.Data
+	case journal.OpZero, journal.OpUnmap:
+		r.Zero = true
+	default:
+		return r, false
+	}
+	return r, true
+}
+
+// flush keeps what the parts overwrite, durably, and then applies them.
+func (b *bringer) flush() error {
+	if err := b.s.hist.Record(b.ranges); err != nil {
+		return err
+	}
+	for _, p := range b.parts {
+		b.s.applyMu.Lock()
+		err := b.s.ap.Apply(p.f, p.upto)
+		b.s.applyMu.Unlock()
+		if err != nil {
+			return err
+		}
+		b.s.past.at = p.f.Time
+	}
+	b.parts, b.ranges = nil, nil
+	return nil
+}
+
+func (b *bringer) take(lsn domain.LSN, at time.Time, kind, label string) error {
+	if err := b.flush(); err != nil {
+		return err
+	}
+	return b.s.take(b.s.point(lsn, at, kind, label))
+}
+
+// due reports whether a frame of that time is to be applied after another checkpoint, at applied.
+func (s *store) due(at time.Time, applied domain.LSN) bool {
+	p := s.hist.Newest()
+	return s.every > 0 && p.LSN > 0 && applied > p.LSN && at.Sub(p.Time) >= s.every
+}
+
+func (s *store) point(lsn domain.LSN, at time.Time, kind, label string) history.Point {
+	if at.IsZero() {
+		at = time.Now()
+	}
+	return history.Point{LSN: lsn, Epoch: lineage.EpochOf(s.lineage(), lsn), Time: at, Kind: kind, Label: label}
+}
+
+// take makes a checkpoint. The volumes show exactly the prefix that it names.
+func (s *store) take(p history.Point) error {
+	s.past.taken = time.Now()
+	return s.hist.Take(p)
+}
+
+// tickHistory takes the first checkpoint, and one of what has come since when nothing more comes.
+func (s *store) tickHistory() error {
+	applied, p := s.applied(), s.hist.Newest()
+	switch {
+	case s.every == 0 || applied == 0:
+		return nil
+	case s.hist.Recording() && (applied <= p.LSN && s.inLine(p) || time.Since(s.past.taken) < s.every):
+		return nil
+	}
+	return s.take(s.point(applied, s.past.at, history.KindCrash, ""))
+}
+
+// renewHistory follows a resync that has been installed: checkpoints that are not of the new line go, and one is taken
+// where it begins.
+func (s *store) renewHistory() error {
+	if !s.hist.Recording() {
+		return nil
+	}
+	if err := s.hist.Forget(s.inLine); err != nil {
+		return err
+	}
+	return s.take(s.point(s.last(), time.Now(), history.KindCrash, ""))
+}
+
+// trimLoop brings the history down to what is to be kept.
+func (r *receiver) trimLoop(ctx context.Context) {
+	for sleep(ctx, max(100*time.Millisecond, min(time.Second, r.st.every))) {
+		if err := r.st.hist.Trim(time.Now(), func() bool { return ctx.Err() == nil }); err != nil {
+			r.g.fail(err)
+			return
+		}
+	}
+}
+
+// Offsets of a marker, which say what it is.
+const (
+	markEpoch = 0 // an epoch begins
+	markCrash = 1 // a checkpoint; its label is the marker's data
+	markApp   = 2 // the same, with the guests quiesced
+)
+
+// markerKind is the kind of checkpoint an entry asks for; empty for none.
+func markerKind(e journal.Entry) string {
+	switch {
+	case e.Op != journal.OpMarker:
+		return ""
+	case e.Off == markCrash:
+		return history.KindCrash
+	case e.Off == markApp:
+		return history.KindApp
+	}
+	return ""
+}
+
+// Checkpoints lists the points of the past that this copy can be read at, and promoted at, oldest first.
+func (g *Group) Checkpoints() api.CheckpointList {
+	out := api.CheckpointList{Site: g.cfg.Site, Group: g.id, Checkpoints: []api.Checkpoint{}, Bytes: g.store.hist.Bytes()}
+	for _, h := range g.store.hist.List() {
+		out.Checkpoints = append(out.Checkpoints, api.Checkpoint{LSN: h.LSN, Epoch: h.Epoch, Time: h.Time, Kind: h.Kind, Label: h.Label, Bytes: h.Bytes, Open: h.Open})
+	}
+	return out
+}
+
+// historyLost tells that checkpoints were given up which should have been kept.
+func (g *Group) historyLost(count int, reason string) {
+	g.log.Error("checkpoints given up", "count", count, "reason", reason)
+	var lsn domain.LSN
+	var epoch domain.Epoch
+	if g.store != nil {
+		lsn, epoch = g.store.last(), g.store.fence()
+	}
+	g.publish(g.ctx, "checkpoints_lost", epoch, lsn, "", fmt.Sprintf("%d checkpoints: %s", count, reason))
+}
+
+// endHistory gives the past up: from now on the copy changes without keeping what it was.
+func (g *Group) endHistory(ctx context.Context, epoch domain.Epoch) error {
+	n := len(g.store.hist.List())
+	if err := g.store.hist.End(); err != nil {
+		return err
+	}
+	if n > 0 {
+		g.publish(ctx, "checkpoints_ended", epoch, g.store.last(), "", "this site is to serve")
+	}
+	return nil
+}
