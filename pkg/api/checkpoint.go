@@ -8,7 +8,11 @@ import (
 
 // Verbs of the replicator about checkpoints: points of a target's past.
 const (
-	VerbCheckpointList = "checkpoint_list" // GroupRequest -> CheckpointList
+	VerbCheckpointList   = "checkpoint_list"   // GroupRequest -> CheckpointList
+	VerbCheckpointCreate = "checkpoint_create" // CheckpointCreateRequest -> Checkpoint
+	VerbCheckpointOpen   = "checkpoint_open"   // CheckpointOpenRequest -> CheckpointOpened
+	VerbCheckpointClose  = "checkpoint_close"  // CheckpointRequest -> Empty
+	VerbCheckpointRead   = "checkpoint_read"   // CheckpointReadRequest -> CheckpointPiece
 )
 
 // Kinds of checkpoint.
@@ -26,6 +30,7 @@ type Checkpoint struct {
 	Label string       `json:"label,omitempty"` // given by whoever asked for it
 	Bytes int64        `json:"bytes"`           // it takes on the target's disk
 	Open  bool         `json:"open"`            // somebody reads it
+	Disks []Disk       `json:"disks,omitempty"` // where it is served, when it is
 }
 
 // CheckpointList is every checkpoint of one site's copy, oldest first. A primary has none.
@@ -34,4 +39,50 @@ type CheckpointList struct {
 	Group       domain.GroupID `json:"group"`
 	Checkpoints []Checkpoint   `json:"checkpoints"`
 	Bytes       int64          `json:"bytes"` // all of them take on the target's disk
+}
+
+// CheckpointCreateRequest asks the site that serves a group for a mark in its order: every target takes a checkpoint at
+// exactly that change, as soon as it comes there. With App the guests are held still for it. Errors: refused (the site does
+// not serve the group; App, and a guest cannot be held still), no_lease, unavailable (not acknowledged in time).
+type CheckpointCreateRequest struct {
+	Group domain.GroupID `json:"group"`
+	Label string         `json:"label"` // up to 256 bytes
+	App   bool           `json:"app,omitempty"`
+}
+
+// CheckpointRequest names a checkpoint of a site's copy.
+type CheckpointRequest struct {
+	Group      domain.GroupID `json:"group"`
+	Checkpoint domain.LSN     `json:"checkpoint"`
+}
+
+// CheckpointOpenRequest serves a checkpoint's volumes over iSCSI, under names and identities of their own. They may be
+// written to; what is written is gone when the checkpoint is closed, the site's replicator ends, or the site becomes primary
+// for the group. Replication goes on, and the copy is not touched. A repeat answers the same. Errors: not_found.
+type CheckpointOpenRequest struct {
+	Group      domain.GroupID    `json:"group"`
+	Checkpoint domain.LSN        `json:"checkpoint"`
+	Volumes    []domain.VolumeID `json:"volumes,omitempty"` // empty: all
+}
+
+// CheckpointOpened says where a checkpoint's volumes are served.
+type CheckpointOpened struct {
+	Group      domain.GroupID `json:"group"`
+	Checkpoint domain.LSN     `json:"checkpoint"`
+	Disks      []Disk         `json:"disks"`
+}
+
+// CheckpointReadRequest reads a piece of a volume as it was, 1 MiB at most. The checkpoint is kept for a minute after each.
+type CheckpointReadRequest struct {
+	Group      domain.GroupID  `json:"group"`
+	Checkpoint domain.LSN      `json:"checkpoint"`
+	Volume     domain.VolumeID `json:"volume"`
+	Offset     int64           `json:"offset"` // bytes
+	Length     int64           `json:"length"` // bytes
+}
+
+// CheckpointPiece is what was read.
+type CheckpointPiece struct {
+	SizeBytes int64  `json:"size_bytes"`     // of the whole volume
+	Data      []byte `json:"data,omitempty"` // none: zeroes
 }

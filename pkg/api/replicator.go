@@ -32,6 +32,9 @@ type PromoteRequest struct {
 	// InSync is the in-sync set the caller was granted the lease with. What the primary waits for is the set in its own
 	// lease reply; where the two differ it first has one set committed.
 	InSync []domain.SiteID `json:"in_sync"`
+	// Checkpoint, when not 0, is one that this site lists: the copy is brought back to it first, and what came after is kept
+	// aside. A repeat, under this or a higher epoch, keeps what was written since. Errors: not_found.
+	Checkpoint domain.LSN `json:"checkpoint,omitempty"`
 }
 
 // PromoteReply says where the volumes are served.

@@ -118,6 +118,10 @@ func exampleReplica(fact string) ReplicaChanged {
 		r.Target, r.Bytes, r.Volume = "a", 196608, 128<<20
 	case "serving_stopped":
 		r.Detail = "demoted"
+	case "checkpoint_created":
+		r.Site, r.Detail = "a", "crash before the upgrade"
+	case "checkpoint_opened":
+		r.Detail = "2 volumes"
 	case "checkpoints_ended":
 		r.Detail = "this site is to serve"
 	case "checkpoints_lost":

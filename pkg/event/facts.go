@@ -159,7 +159,8 @@ func (InSyncChanged) Key() (string, string) { return "group", "in_sync_changed" 
 func (f InSyncChanged) Of() string { return string(f.Group) }
 
 // ReplicaChanged follows a group's copy at a site: "promoted", "demoted", "fenced", "serving_stopped",
-// "target_lost", "target_streaming", "resync_started", "resync_completed", "checkpoints_ended", "checkpoints_lost".
+// "target_lost", "target_streaming", "resync_started", "resync_completed", "checkpoint_created",
+// "checkpoint_opened", "checkpoint_closed", "rolled_back", "checkpoints_ended", "checkpoints_lost".
 type ReplicaChanged struct {
 	Fact   string         `json:"fact"` // last word of the event's type
 	Group  domain.GroupID `json:"group"`

@@ -51,6 +51,18 @@ func (s *service) endpoints() map[string]bus.Endpoint {
 		api.VerbCheckpointList: bus.Answer(func(_ context.Context, r api.GroupRequest) (api.CheckpointList, error) {
 			return with(s, r.Group, func(g *group.Group) (api.CheckpointList, error) { return g.Checkpoints(), nil })
 		}),
+		api.VerbCheckpointCreate: bus.Answer(func(ctx context.Context, r api.CheckpointCreateRequest) (api.Checkpoint, error) {
+			return with(s, r.Group, func(g *group.Group) (api.Checkpoint, error) { return g.Mark(ctx, r) })
+		}),
+		api.VerbCheckpointOpen: bus.Answer(func(ctx context.Context, r api.CheckpointOpenRequest) (api.CheckpointOpened, error) {
+			return with(s, r.Group, func(g *group.Group) (api.CheckpointOpened, error) { return g.OpenCheckpoint(ctx, r) })
+		}),
+		api.VerbCheckpointClose: bus.Answer(func(ctx context.Context, r api.CheckpointRequest) (api.Empty, error) {
+			return with(s, r.Group, func(g *group.Group) (api.Empty, error) { return api.Empty{}, g.CloseCheckpoint(ctx, r.Checkpoint) })
+		}),
+		api.VerbCheckpointRead: bus.Answer(func(_ context.Context, r api.CheckpointReadRequest) (api.CheckpointPiece, error) {
+			return with(s, r.Group, func(g *group.Group) (api.CheckpointPiece, error) { return g.ReadCheckpoint(r) })
+		}),
 		api.VerbQuarantine: bus.Answer(s.quarantine),
 		api.VerbStatus:     bus.Answer(s.status),
 	}

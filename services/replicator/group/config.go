@@ -73,6 +73,8 @@ type Config struct {
 	Logger       *slog.Logger
 	// Meter measures the commands of a volume; nil measures none.
 	Meter func(domain.VolumeID) target.Meter
+	// Quiesce holds guests still for application-consistent checkpoints; nil cannot.
+	Quiesce Quiescer
 	// Now reads the clock that leases run on; clock.Now by default.
 	Now func() clock.Time
 

@@ -41,13 +41,16 @@ type Group struct {
 	commit   domain.LSN // acknowledged by the primary, as heard or seen in frames
 	lastTime time.Time  // of the last frame taken as a target
 	served   map[string]bool
+	overlays map[domain.LSN]*overlay // open checkpoints
+	readers  map[domain.LSN]*reader  // checkpoints that are being read piece by piece
 }
 
 // Open opens this site's copy of a group, or makes it. It begins as a target: only Promote makes a primary. It ends, at
 // once and without goodbye, with ctx; then Close gives its files back.
 func Open(ctx context.Context, cfg Config, def domain.Group) (*Group, error) {
 	cfg = cfg.withDefaults()
-	g := &Group{id: def.ID, ctx: ctx, log: cfg.Logger.With("group", string(def.ID)), ctl: make(chan struct{}, 1), served: map[string]bool{}}
+	g := &Group{id: def.ID, ctx: ctx, log: cfg.Logger.With("group", string(def.ID)), ctl: make(chan struct{}, 1), served: map[string]bool{},
+		overlays: map[domain.LSN]*overlay{}, readers: map[domain.LSN]*reader{}}
 	cfg.historyLost = g.historyLost
 	g.cfg = cfg
 	st, err := openStore(ctx, cfg, def)
@@ -80,8 +83,12 @@ func (g *Group) Close() {
 		<-r.ended
 	}
 	g.ctl <- struct{}{} // whatever changes the part has ended; nothing follows
+	g.closeOverlays(g.ctx)
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	for _, r := range g.readers {
+		r.idle.Stop()
+	}
 	g.stage.drop()
 	g.store.close()
 }
@@ -165,7 +172,7 @@ func (g *Group) publish(ctx context.Context, fact string, epoch domain.Epoch, ls
 
 func (g *Group) emit(ctx context.Context, f event.ReplicaChanged) {
 	id := fmt.Sprintf("%s-%d-%s-%s-%s-%d", g.id, f.Epoch, g.cfg.Site, f.Fact, f.Target, f.LSN)
-	if f.Fact == "checkpoints_lost" || f.Fact == "checkpoints_ended" || f.Fact == "target_lost" || f.Fact == "target_streaming" || f.Fact == "resync_started" || f.Fact == "resync_completed" {
+	if strings.HasPrefix(f.Fact, "checkpoint") || f.Fact == "target_lost" || f.Fact == "target_streaming" || f.Fact == "resync_started" || f.Fact == "resync_completed" {
 		id += fmt.Sprintf("-%d", g.cfg.Now()) // these happen again
 	}
 	g.cfg.Events.Publish(ctx, id, f)

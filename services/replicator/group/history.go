@@ -39,7 +39,7 @@ func (s *store) openHistory(cfg Config) error {
 		s.every = 0
 	}
 	dir := s.historyDir()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := errors.Join(os.RemoveAll(s.overlaysDir()), os.MkdirAll(dir, 0o700)); err != nil {
 		return err
 	}
 	hc := history.Config{FS: journal.OS(), Dir: dir, Sizes: s.sizes, Keep: history.Keep{Age: c.Keep.Age, Count: c.Keep.Count, Bytes: c.Keep.Bytes},
@@ -69,10 +69,15 @@ func (v *volume) Extent(off int64) (mapped bool, length int64, err error) {
 // replay applies what the journal holds after a crash, and records what it overwrites where the history needs it: see
 // package history. No checkpoint is taken by the clock in it, as the volumes may hold later changes already. A marker that
 // it finds is after the newest checkpoint only if nothing after the marker ever reached the volumes.
-func (s *store) replay(rec *journal.Recovered) error {
+//
+// On the way back to a checkpoint nothing is recorded: all that the way needs is there.
+func (s *store) replay(rec *journal.Recovered, back bool) error {
 	var floor domain.LSN
 	if p := s.hist.Newest(); s.inLine(p) {
 		floor = p.LSN
+	}
+	if back {
+		floor = rec.LastLSN + 1
 	}
 	for f, err := range rec.Frames() {
 		if err != nil {
@@ -292,8 +297,15 @@ func markerKind(e journal.Entry) string {
 // Checkpoints lists the points of the past that this copy can be read at, and promoted at, oldest first.
 func (g *Group) Checkpoints() api.CheckpointList {
 	out := api.CheckpointList{Site: g.cfg.Site, Group: g.id, Checkpoints: []api.Checkpoint{}, Bytes: g.store.hist.Bytes()}
-	for _, h := range g.store.hist.List() {
-		out.Checkpoints = append(out.Checkpoints, api.Checkpoint{LSN: h.LSN, Epoch: h.Epoch, Time: h.Time, Kind: h.Kind, Label: h.Label, Bytes: h.Bytes, Open: h.Open})
+	held := g.store.hist.List()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, h := range held {
+		p := api.Checkpoint{LSN: h.LSN, Epoch: h.Epoch, Time: h.Time, Kind: h.Kind, Label: h.Label, Bytes: h.Bytes, Open: h.Open}
+		if o := g.overlays[h.LSN]; o != nil {
+			p.Disks = o.disks
+		}
+		out.Checkpoints = append(out.Checkpoints, p)
 	}
 	return out
 }
@@ -309,8 +321,22 @@ func (g *Group) historyLost(count int, reason string) {
 	g.publish(g.ctx, "checkpoints_lost", epoch, lsn, "", fmt.Sprintf("%d checkpoints: %s", count, reason))
 }
 
+// leavePast ends the history for a promotion, at a checkpoint when one is named and the copy is not back there already.
+func (g *Group) leavePast(ctx context.Context, epoch domain.Epoch, checkpoint domain.LSN) error {
+	if checkpoint != 0 && !g.store.rolledBack(checkpoint) {
+		g.closeOverlays(ctx)
+		if err := g.rollBack(ctx, epoch, checkpoint); err != nil {
+			return err
+		}
+		g.publish(ctx, "rolled_back", epoch, checkpoint, "", "")
+		return nil
+	}
+	return g.endHistory(ctx, epoch)
+}
+
 // endHistory gives the past up: from now on the copy changes without keeping what it was.
 func (g *Group) endHistory(ctx context.Context, epoch domain.Epoch) error {
+	g.closeOverlays(ctx)
 	n := len(g.store.hist.List())
 	if err := g.store.hist.End(); err != nil {
 		return err

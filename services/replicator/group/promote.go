@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -37,7 +38,7 @@ func (g *Group) Promote(ctx context.Context, req api.PromoteRequest) (reply api.
 		}
 		return reply, fmt.Errorf("promote group %s to epoch %s: serving epoch %s: %w", g.id, req.Epoch, s.epoch, domain.ErrStaleEpoch)
 	}
-	if err := g.mayPromote(req.Epoch); err != nil {
+	if err := errors.Join(g.mayPromote(req.Epoch), g.mayRollBack(req.Checkpoint)); err != nil {
 		return reply, err
 	}
 	lease, deadline, err := g.pullLease(ctx, req.Epoch)
@@ -50,10 +51,10 @@ func (g *Group) Promote(ctx context.Context, req api.PromoteRequest) (reply api.
 			return reply, fmt.Errorf("promote: %w", err)
 		}
 	}
-	estimate := g.Estimate()
+	estimate := g.estimateAt(req.Checkpoint)
 	// An attempt before this one may have asked for another set; and the lease's may name more than was committed.
 	unsure := g.tried(req.Epoch) || !slices.Equal(sorted(lease.InSync), sorted(req.InSync))
-	if err := g.fence(ctx, req.Epoch, req.RunID); err != nil {
+	if err := g.fence(ctx, req); err != nil {
 		return reply, fmt.Errorf("promote group %s to epoch %s: %w", g.id, req.Epoch, err)
 	}
 	s := newSession(g.ctx, g, req.Epoch, deadline)
@@ -139,8 +140,8 @@ func (g *Group) tried(epoch domain.Epoch) bool {
 }
 
 // takeOver makes the copy ready to go on under the epoch: no other may write to it any more, and the volumes show all of
-// the journal.
-func (g *Group) takeOver(ctx context.Context, epoch domain.Epoch) error {
+// the journal, up to the checkpoint when one is named.
+func (g *Group) takeOver(ctx context.Context, epoch domain.Epoch, checkpoint domain.LSN) error {
 	g.stopReceiver()
 	g.mu.Lock()
 	g.stage.drop()
@@ -149,7 +150,7 @@ func (g *Group) takeOver(ctx context.Context, epoch domain.Epoch) error {
 	if err := g.store.raiseFence(epoch); err != nil {
 		return err
 	}
-	if err := g.endHistory(ctx, epoch); err != nil {
+	if err := g.leavePast(ctx, epoch, checkpoint); err != nil {
 		return err
 	}
 	if err := g.store.reloadTail(); err != nil {

@@ -189,7 +189,7 @@ func (r *receiver) tellLoop(ctx context.Context) {
 func (r *receiver) applyLoop(ctx context.Context) {
 	tick := time.NewTicker(min(250*time.Millisecond, r.g.cfg.Timing.Checkpoint))
 	defer tick.Stop()
-	last := time.Now()
+	last, applied := time.Now(), time.Time{}
 	for {
 		select {
 		case <-r.apply:
@@ -197,10 +197,14 @@ func (r *receiver) applyLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		if !r.gather(ctx, applied) {
+			return
+		}
 		r.g.mu.Lock()
 		commit := r.g.commit
 		r.g.mu.Unlock()
 		err := r.st.applyUpTo(commit)
+		applied = time.Now()
 		if err == nil {
 			err = r.st.tickHistory()
 		}
@@ -214,6 +218,19 @@ func (r *receiver) applyLoop(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// gatherFrames is how long frames are gathered to be applied at once, while a history is kept: what they overwrite costs one
+// durable write for all of them. Nothing waits for it: the journal has them.
+const gatherFrames = 50 * time.Millisecond
+
+// gather waits until enough time has passed since frames were last applied; false when ctx ended.
+func (r *receiver) gather(ctx context.Context, applied time.Time) bool {
+	wait := gatherFrames - time.Since(applied)
+	if wait <= 0 || !r.st.hist.Recording() || r.st.used() > pressureShare {
+		return ctx.Err() == nil
+	}
+	return sleep(ctx, wait)
 }
 
 const headsKept = 4096 // 17 minutes

@@ -77,7 +77,11 @@ type op struct {
 	cmd    *target.Command
 	done   func(error)
 	at     int64 // bytes of the command that have an LSN already
-	marker bool  // no command: the mark that an epoch begins with
+	// marker: no command, but a mark: the one that an epoch begins with, or of a checkpoint.
+	marker bool
+	mark   int64      // what the mark is
+	label  []byte     // a checkpoint's
+	lsn    domain.LSN // of the mark, once it has one
 }
 
 // errOvertaken ends a session whose epoch is over elsewhere.
@@ -256,6 +260,9 @@ func (s *session) place(o *op) bool {
 		if !b.builder.Add(e.Volume, e.Op, e.Off, e.Len, e.Data) {
 			return false
 		}
+		if o.marker {
+			o.lsn = s.next
+		}
 		b.frame.Entries = append(b.frame.Entries, e)
 		b.whole = b.whole || o.atomic()
 		o.at += max(e.Len, 1)
@@ -266,7 +273,7 @@ func (s *session) place(o *op) bool {
 // piece is the next change of a command; false when it has none left.
 func (o *op) piece() (journal.Entry, bool) {
 	if o.marker {
-		return journal.Entry{Op: journal.OpMarker}, o.at == 0
+		return journal.Entry{Op: journal.OpMarker, Off: o.mark, Len: int64(len(o.label)), Data: o.label}, o.at == 0
 	}
 	c := o.cmd
 	e := journal.Entry{Volume: uint16(o.volume), Off: c.Off + o.at}

@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
 )
@@ -21,10 +22,10 @@ func (g *Group) span(ctx context.Context, name, phase string, epoch domain.Epoch
 }
 
 // fence is takeOver in a span of its own: from its end on nobody else can write to this copy.
-func (g *Group) fence(ctx context.Context, epoch domain.Epoch, run domain.RunID) (err error) {
-	ctx, span := g.span(ctx, "fence", "fence", epoch, attribute.String("run", string(run)))
+func (g *Group) fence(ctx context.Context, req api.PromoteRequest) (err error) {
+	ctx, span := g.span(ctx, "fence", "fence", req.Epoch, attribute.String("run", string(req.RunID)))
 	defer func() { telemetry.End(span, err) }()
-	return g.takeOver(ctx, epoch)
+	return g.takeOver(ctx, req.Epoch, req.Checkpoint)
 }
 
 // linked begins a span of a session's own work, a trace of its own: it may come hours after the promote it links to.

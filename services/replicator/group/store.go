@@ -25,6 +25,9 @@ type meta struct {
 	Fence      domain.Epoch `json:"fence"`                 // nothing below is taken
 	DemotedEnd domain.LSN   `json:"demoted_lsn,omitempty"` // the end of Demoted
 	Demoted    domain.Epoch `json:"demoted,omitempty"`     // the epoch that was given up in order
+	// RolledTo is the checkpoint that the copy was last brought back to, RolledUnder the epoch that began there.
+	RolledTo    domain.LSN   `json:"rolled_lsn,omitempty"`
+	RolledUnder domain.Epoch `json:"rolled,omitempty"`
 }
 
 // store is a copy on disk: journal, volumes, and what is kept beside them. One goroutine changes it at a time, except
@@ -95,7 +98,14 @@ func (s *store) recover(ctx context.Context, cfg Config) error {
 	if err := s.openHistory(cfg); err != nil {
 		return err
 	}
-	if err := s.replay(rec); err != nil {
+	back, err := s.rollbackUnderWay()
+	if err != nil {
+		return err
+	}
+	if err := s.replay(rec, back != nil); err != nil {
+		return err
+	}
+	if err := s.redoRollback(back); err != nil {
 		return err
 	}
 	return s.redoStage()

@@ -40,7 +40,7 @@ func (b *Builder) Reset(group domain.GroupID, epoch domain.Epoch, number uint64,
 	b.entries, b.next = b.entries[:0], 0
 }
 
-// Add appends one change, with data copied for OpWrite (length is then len(data)); its LSN is the builder's first LSN
+// Add appends one change, with data copied for OpWrite and OpMarker (length is then len(data)); its LSN is the builder's first LSN
 // plus Len() before the call. false means that it does not fit this frame (finish it and add to the next), or that it
 // never fits any: a write of 0 or more than MaxFramePayload bytes, an unknown op, a range that overflows.
 func (b *Builder) Add(volume uint16, op Op, off, length int64, data []byte) bool {
@@ -48,7 +48,7 @@ func (b *Builder) Add(volume uint16, op Op, off, length int64, data []byte) bool
 		return false
 	}
 	e := rawEntry{volume: volume, op: op, off: uint64(off), len: uint64(length)}
-	if op == OpWrite {
+	if e.carries() {
 		if int64(len(data)) != length || length > MaxFramePayload || b.next+length > b.room() {
 			return false
 		}
@@ -57,7 +57,7 @@ func (b *Builder) Add(volume uint16, op Op, off, length int64, data []byte) bool
 	if e.check(b.next) != nil {
 		return false
 	}
-	if op == OpWrite {
+	if e.carries() {
 		at := b.buf[b.lead+b.next:]
 		copy(at, data)
 		e.crc = crc32.Checksum(at[:length], castagnoli)

@@ -23,7 +23,7 @@
 //
 // A header page {magic, version, count, header CRC, epoch, frame number, first LSN, commit LSN, wall time in ns, payload
 // length, CRC of the header before, group}, 32-byte entries {volume u16, op u8, flags u8, CRC32C u32, offset u64, length
-// u64, payload offset u64} that spill over as many pages as they need, then the payload, each WRITE's on a multiple of
+// u64, payload offset u64} that spill over as many pages as they need, then the payload, each WRITE's, and each marker's that has one, on a multiple of
 // 512 bytes. All numbers are little-endian, everything unused is zero and verified to be, and there is one encoding of a
 // frame only: what Decode takes, Encode makes again. Numbers and the chain of header CRCs begin anew with each epoch.
 //

@@ -50,6 +50,9 @@ var (
 	noCRC      [4]byte // what a checksum field counts as; never written (a local one would escape to the heap)
 )
 
+// MaxMarkerBytes bounds what a marker carries.
+const MaxMarkerBytes = 256
+
 // Op is the kind of one change.
 type Op uint8
 
@@ -63,7 +66,8 @@ const (
 	OpUnmap Op = 3
 	// OpFlush is a SYNCHRONIZE CACHE of the volume. Off and Len are 0.
 	OpFlush Op = 4
-	// OpMarker is a point in the group's order. Off is the caller's marker number, Len is 0.
+	// OpMarker is a point in the group's order. Off is the caller's marker number; it may carry Len bytes of Data, up to
+	// MaxMarkerBytes.
 	OpMarker Op = 5
 )
 
@@ -82,7 +86,7 @@ type Entry struct {
 	Op     Op
 	Off    int64  // bytes
 	Len    int64  // bytes
-	Data   []byte // len(Data) == Len for OpWrite, else nil
+	Data   []byte // len(Data) == Len for OpWrite and OpMarker, else nil
 }
 
 // Frame is a batch of changes made durable by one write.
@@ -245,11 +249,20 @@ func putEntry(b []byte, e rawEntry) {
 	le.PutUint64(b[24:], e.payload)
 }
 
+// carries reports whether the entry has a payload.
+func (e rawEntry) carries() bool { return e.op == OpWrite || e.op == OpMarker && e.len > 0 }
+
 // check holds an entry's ranges. next is where the payload of a WRITE must begin.
 func (e rawEntry) check(next int64) error {
 	const top = 1<<63 - 1
 	if e.flags != 0 {
 		return bad("flags %#x", e.flags)
+	}
+	if e.op == OpMarker && e.len > 0 {
+		if e.len > MaxMarkerBytes || e.off > top || e.payload != uint64(next) {
+			return bad("marker %d with %d bytes, payload at %d, want %d", e.off, e.len, e.payload, next)
+		}
+		return nil
 	}
 	if e.op == OpWrite {
 		if e.len == 0 || e.len > MaxFramePayload || e.off > top-e.len || e.payload != uint64(next) {
@@ -270,8 +283,8 @@ func (e rawEntry) check(next int64) error {
 			return bad("flush with a range")
 		}
 	case OpMarker:
-		if e.off > top || e.len != 0 {
-			return bad("marker %d of length %d", e.off, e.len)
+		if e.off > top {
+			return bad("marker %d", e.off)
 		}
 	default:
 		return bad("op %d", e.op)
@@ -293,7 +306,7 @@ func walk(b []byte, h *header, sums bool, visit func(e Entry)) error {
 			return fmt.Errorf("entry %d: %w", i, err)
 		}
 		var data []byte
-		if e.op == OpWrite {
+		if e.carries() {
 			end := next + int64(e.len)
 			if end > h.payloadLen {
 				return bad("entry %d ends at %d of %d payload bytes", i, end, h.payloadLen)

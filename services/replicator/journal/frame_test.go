@@ -33,7 +33,12 @@ func someFrame(rng *rand.Rand, n int) *Frame {
 		case OpFlush:
 			e.Off, e.Len = 0, 0
 		case OpMarker:
-			e.Len = 0
+			if e.Len = rng.Int64N(MaxMarkerBytes); e.Len > 0 && rng.IntN(2) == 0 {
+				e.Data = bytes.Repeat([]byte{'l'}, int(e.Len))
+				payload += payloadAlign
+			} else {
+				e.Len = 0
+			}
 		}
 		if payload > MaxFramePayload {
 			break
