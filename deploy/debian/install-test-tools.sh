@@ -6,7 +6,7 @@ set -eu
 
 packages="qemu-system-x86 qemu-utils qemu-block-extra libiscsi-bin libnbd-bin bind9 bind9-dnsutils tgt cpio busybox-static
 open-iscsi libvirt-daemon libvirt-clients syslinux syslinux-common mtools xfsprogs btrfs-progs sqlite3 postgresql
-linux-image-cloud-amd64 e2fsprogs mount kmod jq debootstrap lintian
+linux-image-cloud-amd64 e2fsprogs mount kmod jq debootstrap lintian nbdkit fio
 ca-certificates docker.io docker-compose"
 
 fail() {
