@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,29 +48,20 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-func freePort(t *testing.T) int {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = ln.Close() }()
-	return ln.Addr().(*net.TCPAddr).Port
-}
-
 func newSites(t *testing.T, mode string) *sites {
 	t.Helper()
 	s := &sites{t: t, dir: t.TempDir(), running: map[string]*exec.Cmd{}}
-	ports := map[string]int{"a": freePort(t), "b": freePort(t), "w": freePort(t)}
+	net := fmt.Sprintf("127.%d.%d", 20+rand.IntN(200), rand.IntN(256)) // of loopback, where no other test has its ports
+	at := map[string]string{"a": net + ".11", "b": net + ".12", "w": net + ".13"}
 	var list strings.Builder
 	for i, id := range []string{"a", "b", "w"} {
-		fmt.Fprintf(&list, "  - {id: %s, index: %d, role: %s, nats: 'nats://127.0.0.1:%d'}\n", id, i+1, map[bool]string{true: "witness", false: "data"}[id == "w"], ports[id])
+		fmt.Fprintf(&list, "  - {id: %s, index: %d, role: %s, nats: 'nats://%s:4222'}\n", id, i+1, map[bool]string{true: "witness", false: "data"}[id == "w"], at[id])
 	}
-	for id, port := range ports {
-		text := fmt.Sprintf("site: %s\ndata_dir: ./%s\ntiming: fast\nnats: {listen: 127.0.0.1:%d}\nsites:\n%s"+
-			"quorum: {model: node_and_share_majority}\njournal: {size: 32MiB}\n", id, id, port, list.String())
+	for id, addr := range at {
+		text := fmt.Sprintf("site: %s\ndata_dir: ./%s\ntiming: fast\nnats: {listen: '%s:4222'}\nsites:\n%s"+
+			"quorum: {model: node_and_share_majority}\njournal: {size: 32MiB}\n", id, id, addr, list.String())
 		if id != "w" {
-			text += fmt.Sprintf("iscsi: {listen: 127.0.0.1:%d}\n", freePort(t))
+			text += fmt.Sprintf("iscsi: {listen: '%s:3260'}\n", addr)
 		}
 		text += fmt.Sprintf("groups:\n  - id: %s\n    tier: 1\n    home: a\n    targets: [{site: b, mode: %s}]\n    durability: strict\n"+
 			"    on_target_loss: degrade\n    failover: auto\n    hold_down: 100ms\n    volumes: [{id: data, size: 1MiB}, {id: log, size: 1MiB}]\n"+
