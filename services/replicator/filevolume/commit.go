@@ -44,6 +44,10 @@ func (v *Volume) commit() {
 	}
 }
 
+// Flush makes what was written durable. Its first failure is the volume's end: whoever changes the store's files in another way
+// than through the volume makes that durable by it too, since the kernel tells of a failure once only.
+func (v *Volume) Flush() error { return v.flush() }
+
 // flush makes what was written durable. Its first failure is the volume's end.
 func (v *Volume) flush() error {
 	// The kernel tells of a page it could not write to one fdatasync of the file alone: the next begins when that is known here.

@@ -163,7 +163,7 @@ func (p *Pool) layerOf(v *volume) layerRecord {
 func (p *Pool) grow(v *volume, size int64) error {
 	id, rec := v.rec.Layer, p.layerOf(v)
 	l := p.openOf(id)
-	if err := p.lengthen(id, l, rec, size); err != nil {
+	if err := p.lengthen(id, l, rec, size, v.unit.Flush); err != nil {
 		return fmt.Errorf("resize volume %s: %w", v.name, err)
 	}
 	return v.unit.Grow(size, func() error {
@@ -181,9 +181,13 @@ func (p *Pool) openOf(id string) *openLayer {
 	return p.open[id]
 }
 
-// lengthen makes the files of a layer long enough for size, durably.
-func (p *Pool) lengthen(id string, l *openLayer, rec layerRecord, size int64) error {
-	if err := errors.Join(l.data.Truncate(size), l.data.Sync()); err != nil {
+// lengthen makes the files of a layer long enough for size, durably by flush: that of the volume that writes to the layer, or
+// the layer's own where none does. A flush that fails may have lost what initiators wrote, which nothing but it will tell.
+func (p *Pool) lengthen(id string, l *openLayer, rec layerRecord, size int64, flush func() error) error {
+	if err := l.data.Truncate(size); err != nil {
+		return err
+	}
+	if err := flush(); err != nil {
 		return err
 	}
 	p.step("layer data longer")

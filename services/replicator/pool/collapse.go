@@ -78,7 +78,7 @@ func (p *Pool) recordOf(id string) layerRecord {
 // matchLength gives a layer the length of the one that is to be merged into it: its files now, its record by the caller.
 func (p *Pool) matchLength(id string, l *openLayer, rec *layerRecord, size int64) error {
 	if size > rec.SizeBytes {
-		if err := p.lengthen(id, l, *rec, size); err != nil {
+		if err := p.lengthen(id, l, *rec, size, l.Sync); err != nil {
 			return err
 		}
 		if err := l.Grow(size); err != nil {

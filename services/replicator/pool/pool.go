@@ -43,6 +43,8 @@ type Options struct {
 	IO blockfile.Mode
 	// step is called after each durable step of an operation, in tests.
 	step func(what string)
+	// openMedium opens the files of layers, one that fails in tests.
+	openMedium mediumOpener
 }
 
 // Pool is an open pool. No other process has it open.
@@ -52,7 +54,9 @@ type Pool struct {
 	front   Front
 	step    func(string)
 	io      blockfile.Mode
-	lock    *os.File
+	// openMedium opens the files of layers.
+	openMedium mediumOpener
+	lock       *os.File
 
 	admin sync.Mutex // held by what changes the pool
 
@@ -65,10 +69,13 @@ type Pool struct {
 
 // Open opens a pool, and locks it. domain.ErrConflict: another process has it; domain.ErrNotFound: there is none.
 func Open(dir string, o Options) (*Pool, error) {
-	p := &Pool{dir: dir, log: o.Log, front: o.Front, step: o.step, io: o.IO, volumes: map[string]*volume{}, layers: map[string]layerRecord{},
+	p := &Pool{dir: dir, log: o.Log, front: o.Front, step: o.step, io: o.IO, openMedium: o.openMedium, volumes: map[string]*volume{}, layers: map[string]layerRecord{},
 		open: map[string]*openLayer{}, damaged: map[string]error{}}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
+	}
+	if p.openMedium == nil {
+		p.openMedium = openFile
 	}
 	if p.step == nil {
 		p.step = func(string) {}

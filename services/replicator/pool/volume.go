@@ -27,9 +27,20 @@ type volume struct {
 // openLayer is a layer whose files are open. Layers are shared by the volumes above them.
 type openLayer struct {
 	*layer.Layer
-	data, blocks *blockfile.File
+	data, blocks medium
 	live         *blockfile.Shadow
 }
+
+// medium is what a layer's data, or its map, is kept in: a blockfile.File.
+type medium interface {
+	layer.Medium
+	Size() (int64, error)
+	Truncate(size int64) error
+}
+
+type mediumOpener func(path string, mode blockfile.Mode) (medium, error)
+
+func openFile(path string, mode blockfile.Mode) (medium, error) { return blockfile.Open(path, 0, mode) }
 
 // Close lets go of the files and the memory.
 func (l *openLayer) Close() error {
@@ -145,13 +156,13 @@ func (p *Pool) openLayer(id string) (*openLayer, error) {
 	l = &openLayer{}
 	path := cmp.Or(rec.Device, p.layerPath(id, "data"))
 	var err error
-	if l.data, err = blockfile.Open(path, 0, p.io); err != nil {
+	if l.data, err = p.openMedium(path, p.io); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if err = fit(l.data, rec.SizeBytes, rec.Device != ""); err == nil && rec.Parent == "" {
 		l.Layer = layer.Base(l.data, rec.SizeBytes)
 	} else if err == nil {
-		err = l.openMap(p.layerPath(id, "map"), p.layerPath(id, "live"), rec)
+		err = l.openMap(p.openMedium, p.layerPath(id, "map"), p.layerPath(id, "live"), rec)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), l.data.Close())
@@ -162,8 +173,8 @@ func (p *Pool) openLayer(id string) (*openLayer, error) {
 	return l, nil
 }
 
-func (l *openLayer) openMap(path, live string, rec layerRecord) (err error) {
-	if l.blocks, err = blockfile.Open(path, 0, blockfile.Cached); err != nil {
+func (l *openLayer) openMap(open mediumOpener, path, live string, rec layerRecord) (err error) {
+	if l.blocks, err = open(path, blockfile.Cached); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if err = fit(l.blocks, layer.MapSize(rec.SizeBytes), false); err != nil {
@@ -196,7 +207,7 @@ func (p *Pool) openLineage(id string) ([]*layer.Layer, error) {
 }
 
 // fit cuts off what an operation that did not end left behind the end of a layer. A file that is too short has lost data.
-func fit(f *blockfile.File, size int64, outside bool) error {
+func fit(f medium, size int64, outside bool) error {
 	has, err := f.Size()
 	switch {
 	case err != nil:
