@@ -56,6 +56,8 @@ func (v *Volume) Freeze(f func() error) error {
 
 // alter runs f while no change is in flight.
 func (v *Volume) alter(f func() error) error {
+	v.atomic.Lock() // which ends with nothing half written
+	defer v.atomic.Unlock()
 	v.order.Lock()
 	defer v.order.Unlock()
 	if err := v.Err(); err != nil {

@@ -115,9 +115,11 @@ type Volume struct {
 	settings Settings
 	sync     func() error // the store's; another one in tests
 
-	order  sync.RWMutex // held exclusively by compare and write and by an atomic write, shared by other changes
-	whole  whole.Guard  // of atomic writes
-	intent *intent      // of atomic writes; nil: they are not offered
+	order  sync.RWMutex         // held exclusively by compare and write, shared by other changes
+	atomic sync.Mutex           // held by an atomic write, one at a time; before order
+	span   atomic.Pointer[span] // what the atomic write at work has for itself; set under order
+	whole  whole.Guard          // of atomic writes
+	intent *intent              // of atomic writes; nil: they are not offered
 	failed atomic.Pointer[error]
 	// syncing is held from an fdatasync until its outcome is known.
 	syncing sync.Mutex
@@ -240,7 +242,7 @@ func (v *Volume) Submit(c *target.Command, done func(error)) {
 			done(err)
 		})
 	default:
-		if v.settings.Offload {
+		if v.settings.Offload || v.inTheWay(c.Off, c.Len) != nil { // it waits
 			v.reads.Go(func() { v.complete(c, done) })
 			return
 		}
@@ -289,17 +291,17 @@ func (v *Volume) change(c *target.Command) error {
 		return fmt.Errorf("%v on volume %s: %w", c.Op, v.path, target.ErrReadOnly)
 	}
 	if c.Op == target.OpCompareAndWrite {
-		v.order.Lock()
+		v.exclude(c.Off, c.Len)
 		defer v.order.Unlock()
 		return v.compareAndWrite(c)
 	}
-	v.order.RLock()
+	v.share(c.Off, c.Len)
 	if v.alone == nil || !v.alone(c.Off, c.Len) {
 		defer v.order.RUnlock()
 		return v.put(c)
 	}
 	v.order.RUnlock()
-	v.order.Lock()
+	v.exclude(c.Off, c.Len)
 	defer v.order.Unlock()
 	return v.put(c)
 }
