@@ -56,6 +56,7 @@ func volumeServeCommand() *cobra.Command {
 	f.StringVar(&o.Listen, "listen", "127.0.0.1:3260", "host:port to listen on; port 0 takes a free one")
 	f.StringVar(&o.Durability, "durability", "cached", "cached (durable on flush, as disks do) or strict (every write durable when it completes)")
 	f.StringVar(&o.IO, "io", "cached", "cached, or direct (past the page cache, for volumes larger than the memory)")
+	f.StringVar(&o.SanitizeRate, "sanitize-rate", "100MiB", "how much a second an initiator's SANITIZE writes at most, so that others get at the disk, or none")
 	f.StringVar(&o.CHAP, "chap", "", "USER:FILE; FILE holds the secret (12 bytes or more, mode 0600)")
 	f.BoolVar(&o.Removable, "removable", true, "a removable medium, which initiators may eject and load; --removable=false is a fixed disk")
 	f.StringVar(&o.DiscoveryCHAP, "discovery-chap", "", "USER:FILE that a discovery session needs; without it what --chap says")

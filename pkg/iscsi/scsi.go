@@ -40,6 +40,7 @@ const (
 	ReadDefectData10     = 0x37
 	WriteSame10          = 0x41
 	Unmap                = 0x42
+	Sanitize             = 0x48
 	ModeSelect10         = 0x55
 	ModeSense10          = 0x5a
 	PersistentReserveIn  = 0x5e
@@ -92,6 +93,7 @@ const (
 	ASCNone                     uint16 = 0x0000
 	ASCNotReadyStart            uint16 = 0x0402 // an initializing command (START STOP UNIT) is required
 	ASCNotReadyManual           uint16 = 0x0403
+	ASCSanitizeInProgress       uint16 = 0x041b
 	ASCOperationInProgress      uint16 = 0x0016
 	ASCUnreachableCSCD          uint16 = 0x0804
 	ASCWriteError               uint16 = 0x0c00
@@ -123,6 +125,7 @@ const (
 	ASCRegistrationsPreempted   uint16 = 0x2a05
 	ASCCapacityChanged          uint16 = 0x2a09
 	ASCCommandsCleared          uint16 = 0x2f00 // by another initiator
+	ASCSanitizeFailed           uint16 = 0x3103
 	ASCSavingNotSupported       uint16 = 0x3900
 	ASCMediumNotPresent         uint16 = 0x3a00
 	ASCMediumAbsentTrayClosed   uint16 = 0x3a01
@@ -143,6 +146,9 @@ type Sense struct {
 	FieldPointer uint16
 	InCDB        bool
 	HasField     bool
+	// Progress is how far what is going on is, of 65,536, when HasProgress; only with SenseNotReady and SenseNone.
+	Progress    uint16
+	HasProgress bool
 }
 
 // SenseLen is the length of fixed format sense data.
@@ -158,6 +164,9 @@ func (s Sense) Fixed() [SenseLen]byte {
 	if s.HasField {
 		b[15] = 0x80 | flag(s.InCDB, 0x40)
 		b[16], b[17] = byte(s.FieldPointer>>8), byte(s.FieldPointer)
+	}
+	if s.HasProgress {
+		b[15], b[16], b[17] = 0x80, byte(s.Progress>>8), byte(s.Progress)
 	}
 	return b
 }
@@ -183,7 +192,10 @@ func ParseSense(b []byte) (Sense, error) {
 		if s.HasInfo {
 			s.Info = uint32(b[3])<<24 | uint32(b[4])<<16 | uint32(b[5])<<8 | uint32(b[6])
 		}
-		if len(b) >= SenseLen && b[15]&0x80 != 0 {
+		switch specific := len(b) >= SenseLen && b[15]&0x80 != 0; {
+		case specific && (s.Key == SenseNotReady || s.Key == SenseNone):
+			s.HasProgress, s.Progress = true, uint16(b[16])<<8|uint16(b[17])
+		case specific:
 			s.HasField, s.InCDB, s.FieldPointer = true, b[15]&0x40 != 0, uint16(b[16])<<8|uint16(b[17])
 		}
 		return s, nil

@@ -80,7 +80,7 @@ func (v *Volume) writeAtomic(c *target.Command) error {
 	v.atomic.Lock()
 	defer v.atomic.Unlock()
 	defer v.take(c.Off, c.Len)()
-	switch err := v.Err(); {
+	switch err := errors.Join(v.forbidden(), v.Err()); {
 	case err != nil:
 		return err
 	case v.settings.ReadOnly:

@@ -80,6 +80,10 @@ func (v *Volume) Close() error {
 		return nil
 	}
 	v.closed = true
+	close(v.closing)
+	v.mu.Unlock()
+	v.erasing.Wait()
+	v.mu.Lock()
 	close(v.work) // what waits was announced and is still served
 	v.mu.Unlock()
 	<-v.ended

@@ -32,8 +32,10 @@ func Create(path string, size int64) error {
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil { // of another volume that had this name
-		if gone := os.Remove(intentPath(path)); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
-			return fmt.Errorf("create volume: remove an old intent: %w", errors.Join(gone, f.Close(), os.Remove(path)))
+		for _, old := range []string{intentPath(path), besidePath(path, sanitizeSuffix)} {
+			if gone := os.Remove(old); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
+				return fmt.Errorf("create volume: remove what an old one left: %w", errors.Join(gone, f.Close(), os.Remove(path)))
+			}
 		}
 	}
 	if errors.Is(err, fs.ErrExist) {
@@ -102,6 +104,8 @@ type Settings struct {
 	// Offload makes changes wait for the store in goroutines of their own: a store that waits for the disk would hold up the
 	// commands behind them. How many there are is bounded by the initiators' windows.
 	Offload bool
+	// SanitizeRate is how many bytes a second a sanitize writes at most; 0: as many as it can.
+	SanitizeRate int64
 	// Full, when not nil, is told when there is no space left for a change, and when there is again.
 	Full func(full bool)
 }
@@ -120,6 +124,7 @@ type Volume struct {
 	span   atomic.Pointer[span] // what the atomic write at work has for itself; set under order
 	whole  whole.Guard          // of atomic writes
 	intent *intent              // of atomic writes; nil: they are not offered
+	eraser
 	failed atomic.Pointer[error]
 	// syncing is held from an fdatasync until its outcome is known.
 	syncing sync.Mutex
@@ -137,6 +142,8 @@ type Volume struct {
 var (
 	_ target.Unit   = (*Volume)(nil)
 	_ target.Mapper = (*Volume)(nil)
+
+	_ target.Sanitizer = (*Volume)(nil)
 )
 
 // Open opens the volume in path, which must be a plain file or block device of exactly size bytes that no other process
@@ -148,7 +155,14 @@ func Open(path string, size int64, durability domain.Durability) (*Volume, error
 
 // OpenWith is Open for a mode of I/O.
 func OpenWith(path string, size int64, durability domain.Durability, mode blockfile.Mode) (*Volume, error) {
-	set := Settings{Name: path, SizeBytes: size, Durability: durability, Identity: identify(path), Offload: mode == blockfile.Direct}
+	return OpenSettings(path, Settings{SizeBytes: size, Durability: durability}, mode)
+}
+
+// OpenSettings is Open with what else of the settings is not the file's own: its name, its identity. Where a sanitize has
+// begun and not ended it goes on.
+func OpenSettings(path string, set Settings, mode blockfile.Mode) (*Volume, error) {
+	set.Name, set.Identity, set.Offload = path, identify(path), mode == blockfile.Direct
+	size := set.SizeBytes
 	if err := set.check(); err != nil {
 		return nil, fmt.Errorf("open volume %s: %w", path, err)
 	}
@@ -160,11 +174,30 @@ func OpenWith(path string, size int64, durability domain.Durability, mode blockf
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open volume %s: %w", path, err), f.Close())
 	}
+	var m *marker
+	var unended *marked
+	if in != nil { // what has no place beside it that lasts has no marker either
+		m = markerOf(path, in.id)
+		if unended, err = m.load(f, size); err != nil {
+			return nil, errors.Join(fmt.Errorf("open volume %s: %w", path, err), in.close(), f.Close())
+		}
+	}
 	v, err := New(f, set)
 	if err == nil {
-		v.intent = in
+		v.intent, v.marker = in, m
+		v.resume(unended)
 	}
 	return v, err
+}
+
+// resume goes on with a sanitize that has not ended; one that failed stays so.
+func (v *Volume) resume(unended *marked) {
+	if unended == nil {
+		return
+	}
+	if s := v.begin(*unended); !unended.Failed {
+		v.erasing.Go(func() { _ = v.carryOut(s) }) // its state tells
+	}
 }
 
 func (s Settings) check() error {
@@ -180,6 +213,7 @@ func New(store Store, set Settings) (*Volume, error) {
 		return nil, fmt.Errorf("open volume %s: %w", set.Name, err)
 	}
 	v := &Volume{path: set.Name, store: store, settings: set, sync: store.Sync, work: make(chan struct{}, 1), ended: make(chan struct{})}
+	v.closing = make(chan struct{})
 	v.size.Store(set.SizeBytes)
 	if l, ok := store.(loner); ok {
 		v.alone = l.Alone
@@ -211,7 +245,7 @@ func IdentityOf(unique string) Identity {
 // Info describes the volume.
 func (v *Volume) Info() target.UnitInfo {
 	id := v.settings.Identity
-	return target.UnitInfo{MaxAtomicBytes: v.intent.longest(), SizeBytes: v.size.Load(), Serial: id.Serial, NAA: id.NAA, Product: id.Product,
+	return target.UnitInfo{Sanitize: v.marker != nil, MaxAtomicBytes: v.intent.longest(), SizeBytes: v.size.Load(), Serial: id.Serial, NAA: id.NAA, Product: id.Product,
 		WriteCache: v.settings.Durability == domain.DurabilityCached, ThinProvisioned: true, ReadOnly: v.settings.ReadOnly}
 }
 
@@ -226,7 +260,7 @@ func (v *Volume) Err() error {
 // Submit carries out one command. Reads that the page cache can answer, and writes, complete inline unless they have to
 // be durable.
 func (v *Volume) Submit(c *target.Command, done func(error)) {
-	if err := v.Err(); err != nil {
+	if err := errors.Join(v.forbidden(), v.Err()); err != nil {
 		done(err)
 		return
 	}
@@ -308,7 +342,7 @@ func (v *Volume) change(c *target.Command) error {
 
 // put makes the change; order is held.
 func (v *Volume) put(c *target.Command) error {
-	if err := v.Err(); err != nil { // it ended while this waited
+	if err := errors.Join(v.forbidden(), v.Err()); err != nil { // it ended, or its sanitize began, while this waited
 		return err
 	}
 	if c.Off < 0 || c.Off+c.Len > v.size.Load() { // it was made smaller meanwhile
@@ -326,7 +360,7 @@ func (v *Volume) put(c *target.Command) error {
 }
 
 func (v *Volume) compareAndWrite(c *target.Command) error {
-	if err := v.Err(); err != nil { // it ended while this waited
+	if err := errors.Join(v.forbidden(), v.Err()); err != nil { // it ended, or its sanitize began, while this waited
 		return err
 	}
 	have := make([]byte, len(c.Compare))

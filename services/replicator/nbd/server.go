@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/iscsi"
+	"github.com/holdfast-dr/holdfast/services/replicator/accept"
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
 )
 
@@ -138,40 +139,15 @@ func (s *Server) names() []string {
 // Serve accepts connections from ln until ctx ends or ln fails. When ctx ends it closes ln and every connection it accepted,
 // and returns nil once all that was in flight has been settled.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	var wg sync.WaitGroup
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
-	defer func() {
-		cancel()
-		wg.Wait()
-		stop()
-	}()
-	for {
-		nc, err := ln.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			if ne, ok := err.(interface{ Temporary() bool }); ok && ne.Temporary() { // EMFILE: go on
-				s.log.Error("accept failed", "error", err)
-				select {
-				case <-ctx.Done():
-				case <-time.After(100 * time.Millisecond):
-				}
-				continue
-			}
-			return fmt.Errorf("accept on %s: %w", ln.Addr(), err)
-		}
+	return accept.Loop(ctx, ln, s.log, func(ctx context.Context, nc net.Conn) {
 		c := s.admit(nc)
 		if c == nil {
-			continue
+			return
 		}
-		wg.Go(func() {
-			defer context.AfterFunc(ctx, func() { c.kill("server stops") })()
-			c.serve()
-			s.forget(c)
-		})
-	}
+		defer context.AfterFunc(ctx, func() { c.kill("server stops") })()
+		c.serve()
+		s.forget(c)
+	})
 }
 
 func (s *Server) admit(nc net.Conn) *conn {

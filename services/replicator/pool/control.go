@@ -9,11 +9,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/accept"
 )
 
 const (
@@ -117,28 +117,8 @@ func (p *Pool) ServeControl(ctx context.Context, ready func()) error {
 		return fmt.Errorf("listen for commands in pool %s: %w", p.dir, err)
 	}
 	ready()
-	var wg sync.WaitGroup
-	defer wg.Wait()
 	defer os.Remove(p.path(socketName)) //nolint:errcheck // a socket that nobody serves is tolerated
-	defer context.AfterFunc(ctx, func() { _ = ln.Close() })()
-	for {
-		conn, err := ln.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			if ne, ok := err.(interface{ Temporary() bool }); ok && ne.Temporary() { // EMFILE: the volumes are served on
-				p.log.Error("accept of a command failed", "error", err)
-				select {
-				case <-ctx.Done():
-				case <-time.After(100 * time.Millisecond):
-				}
-				continue
-			}
-			return fmt.Errorf("accept commands in pool %s: %w", p.dir, err)
-		}
-		wg.Go(func() { p.answer(ctx, conn) })
-	}
+	return accept.Loop(ctx, ln, p.log.With("pool", p.dir), p.answer)
 }
 
 // answer carries out one request; it stops when its asker goes.

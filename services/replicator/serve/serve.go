@@ -42,6 +42,8 @@ type Options struct {
 	Durability string
 	// IO is "cached" or "direct" (past the page cache); empty is cached.
 	IO string
+	// SanitizeRate is how many bytes a second a SANITIZE writes at most, with its unit; empty or "none" is no limit.
+	SanitizeRate string
 	// CHAP is USER:FILE, where FILE holds the secret, or the new and the old one (package chap); empty lets everyone in.
 	CHAP string
 	// Removable serves the volume as a removable medium, which initiators may eject and load again; ADR 9 says why that is
@@ -176,6 +178,10 @@ func openVolume(o Options, mode blockfile.Mode) (*filevolume.Volume, error) {
 	if err != nil {
 		return nil, err
 	}
+	rate, err := sanitizeRate(o.SanitizeRate)
+	if err != nil {
+		return nil, err
+	}
 	if _, err := os.Stat(o.File); errors.Is(err, fs.ErrNotExist) {
 		if err := forget(reservationsOf(o.File)); err != nil {
 			return nil, err
@@ -184,7 +190,18 @@ func openVolume(o Options, mode blockfile.Mode) (*filevolume.Volume, error) {
 			return nil, err
 		}
 	}
-	return filevolume.OpenWith(o.File, size, durability, mode)
+	return filevolume.OpenSettings(o.File, filevolume.Settings{SizeBytes: size, Durability: durability, SanitizeRate: rate}, mode)
+}
+
+func sanitizeRate(s string) (int64, error) {
+	if s == "" || s == "none" {
+		return 0, nil
+	}
+	rate, err := config.ParseSize(s)
+	if err != nil || rate <= 0 {
+		return 0, errors.Join(fmt.Errorf("--sanitize-rate %q: write bytes a second with their unit, as in 100MiB, or none: %w", s, domain.ErrInvalid), err)
+	}
+	return int64(rate), nil
 }
 
 // forget removes the reservations of a volume that is gone: nobody holds the new one.

@@ -20,6 +20,8 @@ type command struct {
 	quiet  bool // runs while a unit attention is pending
 	anyLUN bool // runs on a unit number that has no unit
 	bare   bool // runs while the medium is ejected
+	always bool // runs while the unit is sanitized, and when that failed
+	mends  bool // runs when a sanitize failed
 	// offered says whether a unit has the command; nil: every unit.
 	offered func(*lun) bool
 	// prep checks the CDB and sets outLen, lba, blocks; run starts the command when its data is here.
@@ -61,8 +63,9 @@ func newCommandSet() *commandSet {
 	s.list = append(s.list, aluaCommands()...)
 	s.list = append(s.list, taskMgmtCommands()...)
 	s.list = append(s.list, copyCommands()...)
+	s.list = append(s.list, sanitizeCommands()...)
 	s.list = append(s.list,
-		&command{op: iscsi.MaintenanceIn, sa: iscsi.ReportOpcodesSA, bare: true, usage: "\xa3\x1f\x87\xff\xff\xff\xff\xff\xff\xff\x00\x07",
+		&command{op: iscsi.MaintenanceIn, sa: iscsi.ReportOpcodesSA, bare: true, always: true, usage: "\xa3\x1f\x87\xff\xff\xff\xff\xff\xff\xff\x00\x07",
 			run: func(t *task) { s.reportOpcodes(t) }})
 	for _, c := range s.list {
 		s.byOp[c.op] = append(s.byOp[c.op], c)
@@ -73,9 +76,9 @@ func newCommandSet() *commandSet {
 func primaryCommands() []*command {
 	return []*command{
 		{op: iscsi.TestUnitReady, sa: -1, usage: "\x00\x00\x00\x00\x00\x07", access: accessRead, run: (*task).finish},
-		{op: iscsi.RequestSense, sa: -1, usage: "\x03\x01\x00\x00\xff\x07", quiet: true, anyLUN: true, bare: true, run: requestSense},
-		{op: iscsi.Inquiry, sa: -1, usage: "\x12\x01\xff\xff\xff\x07", quiet: true, anyLUN: true, bare: true, run: inquiry},
-		{op: iscsi.ReportLUNs, sa: -1, usage: "\xa0\x00\xff\x00\x00\x00\xff\xff\xff\xff\x00\x07", quiet: true, anyLUN: true, bare: true, run: reportLUNs},
+		{op: iscsi.RequestSense, sa: -1, usage: "\x03\x01\x00\x00\xff\x07", quiet: true, anyLUN: true, bare: true, always: true, run: requestSense},
+		{op: iscsi.Inquiry, sa: -1, usage: "\x12\x01\xff\xff\xff\x07", quiet: true, anyLUN: true, bare: true, always: true, run: inquiry},
+		{op: iscsi.ReportLUNs, sa: -1, usage: "\xa0\x00\xff\x00\x00\x00\xff\xff\xff\xff\x00\x07", quiet: true, anyLUN: true, bare: true, always: true, run: reportLUNs},
 		{op: iscsi.ModeSense6, sa: -1, bare: true, usage: "\x1a\x08\xff\xff\xff\x07", access: accessRead, run: modeSense},
 		{op: iscsi.ModeSense10, sa: -1, bare: true, usage: "\x5a\x18\xff\xff\x00\x00\x00\xff\xff\x07", access: accessRead, run: modeSense},
 		{op: iscsi.ModeSelect6, sa: -1, bare: true, usage: "\x15\x11\x00\x00\xff\x07", access: accessWrite, prep: prepModeSelect, run: modeSelect},

@@ -86,6 +86,9 @@ func (t *task) vpd(page byte) []byte {
 	case 0xb1:
 		b := make([]byte, 60)
 		b[1] = 1 // does not rotate
+		if l.sanitizer != nil {
+			b[3] = 0x40 // WABEREQ 01b: what was erased can be read, WACEREQ 00b: there is no CRYPTOGRAPHIC ERASE
+		}
 		return b
 	case 0xb2:
 		b := make([]byte, 4)
@@ -161,7 +164,7 @@ func reportLUNs(t *task) {
 	t.answer(b, alloc)
 }
 
-// requestSense reports and clears a pending unit attention, else NO SENSE.
+// requestSense reports and clears a pending unit attention, else how a sanitize goes, else NO SENSE.
 func requestSense(t *task) {
 	s := iscsi.Sense{}
 	if t.cmd.CDB[1]&1 != 0 { // descriptor format is not offered
@@ -172,6 +175,8 @@ func requestSense(t *task) {
 		s = *illegal(iscsi.ASCLUNotSupported)
 	} else if ua, ok := t.s.takeUA(t.lun.number); ok {
 		s = ua
+	} else if now := t.lun.sanitary(&command{}); now != nil {
+		s = *now
 	}
 	b := s.Fixed()
 	t.answer(b[:], int(t.cmd.CDB[4]))

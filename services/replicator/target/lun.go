@@ -25,9 +25,11 @@ type lun struct {
 	gated  Gated  // nil when the unit is not
 	mapper Mapper // nil when the unit is not
 	meter  Meter  // nil when the unit is not measured
-	info   UnitInfo
-	blocks atomic.Uint64 // its size now; it may grow while it is served (Resizer)
-	swp    atomic.Bool   // software write protect, of the control mode page
+
+	sanitizer Sanitizer // nil when the unit does not offer it
+	info      UnitInfo
+	blocks    atomic.Uint64 // its size now; it may grow while it is served (Resizer)
+	swp       atomic.Bool   // software write protect, of the control mode page
 
 	medium medium
 	held   holding
@@ -37,6 +39,9 @@ func newLUN(n int, u Unit) (*lun, error) {
 	l := &lun{number: n, unit: u, info: u.Info()}
 	l.gated, _ = u.(Gated)
 	l.mapper, _ = u.(Mapper)
+	if l.info.Sanitize {
+		l.sanitizer, _ = u.(Sanitizer)
+	}
 	if m, ok := u.(Metered); ok {
 		l.meter = m.Meter()
 	}
@@ -113,6 +118,9 @@ func (t *task) lookup() *iscsi.Sense {
 	if t.lun != nil && t.lun.conflicts(t) {
 		t.status, t.failed = iscsi.StatusReservationConflict, true
 		return nil
+	}
+	if s := t.lun.sanitary(spec); s != nil {
+		return s
 	}
 	if t.withoutMedium() {
 		return noMedium()

@@ -114,6 +114,9 @@ func (t *task) residual() iscsi.Residual {
 // senseOf is how an initiator hears of a unit's error.
 func senseOf(err error, op Op) iscsi.Sense {
 	var mis *MiscompareError
+	if s, ok := sanitizeSense(err); ok {
+		return s
+	}
 	switch {
 	case errors.As(err, &mis):
 		return iscsi.Sense{Key: iscsi.SenseMiscompare, ASC: iscsi.ASCMiscompare, Info: uint32(mis.Offset), HasInfo: true}

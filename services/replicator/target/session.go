@@ -213,7 +213,7 @@ func (s *session) end() {
 	with := 0
 	for itt, t := range s.tasks {
 		t.aborted = true
-		if t.state == receiving {
+		if t.state != running {
 			delete(s.tasks, itt)
 			s.giveBack(t)
 			continue

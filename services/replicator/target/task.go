@@ -16,6 +16,7 @@ type taskState byte
 const (
 	receiving taskState = iota // waits for data from the initiator
 	running                    // with the unit, or being answered
+	parked                     // waits for what goes on without it
 )
 
 // burst is an R2T that was sent and not yet fully answered.
@@ -257,6 +258,11 @@ func (t *task) start() bool {
 }
 
 func (t *task) run() {
+	if !t.failed {
+		if s := t.lun.sanitary(t.spec); s != nil { // a sanitize began while its data came
+			t.refuse(*s)
+		}
+	}
 	if !t.failed && t.withoutMedium() { // ejected while its data came
 		t.refuse(*noMedium())
 	}

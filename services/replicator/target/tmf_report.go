@@ -16,7 +16,7 @@ const (
 )
 
 func taskMgmtCommands() []*command {
-	return []*command{{op: iscsi.MaintenanceIn, sa: iscsi.ReportTMFsSA, bare: true,
+	return []*command{{op: iscsi.MaintenanceIn, sa: iscsi.ReportTMFsSA, bare: true, always: true,
 		usage: "\xa3\x1f\x80\x00\x00\x00\xff\xff\xff\xff\x00\x07", run: reportTaskMgmt}}
 }
 

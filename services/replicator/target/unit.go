@@ -75,6 +75,8 @@ type UnitInfo struct {
 	Removable bool
 	// MaxAtomicBytes is the longest write that the unit carries out as a whole or not at all; 0: WRITE ATOMIC is not offered.
 	MaxAtomicBytes int64
+	// Sanitize says that the unit, a Sanitizer, offers SANITIZE.
+	Sanitize bool
 }
 
 // Unit is the storage behind one LUN.
@@ -121,6 +123,10 @@ var (
 	ErrFenced = errors.New("unit is fenced")
 	// ErrNoSpace is a full disk; the initiator sees SPACE ALLOCATION FAILED and may stop the VM.
 	ErrNoSpace = errors.New("no space left for the unit")
+	// ErrSanitizing: everything the unit holds is being erased, and nothing else is done meanwhile.
+	ErrSanitizing = errors.New("unit is being sanitized")
+	// ErrSanitizeFailed: it was not erased, and nothing is done until it is.
+	ErrSanitizeFailed = errors.New("sanitize failed")
 	// ErrMedium is a failed disk.
 	ErrMedium = errors.New("medium error")
 )
