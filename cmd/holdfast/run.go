@@ -123,15 +123,27 @@ func runStartCommand(r *remote) *cobra.Command {
 	var req api.RunStartRequest
 	var to, from, planID string
 	var follow bool
+	var checkpoints map[string]string
 	c := &cobra.Command{
 		Use: "start", Short: "Start a run: a switchover, a failback, or a failover that a person declares", Args: exactly(0, "flags only"),
 		Example: "  holdfast run start --plan main --kind switchover --from a --to b --reason 'power works on Sunday'\n" +
-			"  holdfast run start --plan main --kind failover --from a --to b --accept-loss --reason 'the fire brigade says so'",
+			"  holdfast run start --plan main --kind failover --from a --to b --accept-loss --reason 'the fire brigade says so'\n" +
+			"  holdfast run start --plan main --kind switchover --from a --to b --checkpoint erp=1042 --accept-loss --reason 'back before the worm'",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := need(cmd, "plan", "kind", "reason"); err != nil {
 				return err
 			}
 			req.Plan, req.From = domain.PlanID(planID), domain.SiteID(from)
+			for g, text := range checkpoints {
+				at, err := checkpointNamed([]string{g, text})
+				if err != nil {
+					return err
+				}
+				if req.Checkpoints == nil {
+					req.Checkpoints = map[domain.GroupID]domain.LSN{}
+				}
+				req.Checkpoints[at.Group] = at.Checkpoint
+			}
 			return runStart(cmd, r, to, req, follow)
 		},
 	}
@@ -143,6 +155,7 @@ func runStartCommand(r *remote) *cobra.Command {
 	f.StringVar(&req.Reason, "reason", "", "why; kept in the audit")
 	f.StringVar(&req.By, "by", "", "who; by default the user of this system")
 	f.BoolVar(&req.AcceptLoss, "accept-loss", false, "accept the estimated loss of a group that is not in sync")
+	f.StringToStringVar(&checkpoints, "checkpoint", nil, "GROUP=CHECKPOINT: bring a group back to a checkpoint of the copy that is to serve; what came after is kept aside")
 	f.BoolVar(&follow, "wait", true, "wait for the run's end")
 	return c
 }

@@ -33,11 +33,14 @@ type RunStartRequest struct {
 	From   domain.SiteID    `json:"from,omitempty"` // a failover: the lost site; a switchover: the serving one
 	// Declared says a person declares the disaster; then Reason and By are kept in the audit. A declared failover of a
 	// group that is not in sync accepts the loss only with AcceptLoss.
-	Declared   bool   `json:"declared"`
-	AcceptLoss bool   `json:"accept_loss"`
-	Reason     string `json:"reason"`
-	By         string `json:"by"`
-	Host       string `json:"host,omitempty"` // where it was asked for: the machine's name, as the caller says
+	Declared   bool `json:"declared"`
+	AcceptLoss bool `json:"accept_loss"`
+	// Checkpoints brings groups back to a checkpoint of the copy that is to serve, in place of its newest state; what came
+	// after is kept in quarantine. That is a loss, to be accepted with AcceptLoss.
+	Checkpoints map[domain.GroupID]domain.LSN `json:"checkpoints,omitempty"`
+	Reason      string                        `json:"reason"`
+	By          string                        `json:"by"`
+	Host        string                        `json:"host,omitempty"` // where it was asked for: the machine's name, as the caller says
 	// ID makes a repeat harmless: a run with this id is returned, not started again. Empty: one is made.
 	ID domain.RunID `json:"id,omitempty"`
 }
@@ -105,6 +108,8 @@ type Run struct {
 	Code string `json:"code,omitempty"`
 	// AcceptLoss names the groups whose takeover may lose what an asynchronous replica had not received.
 	AcceptLoss map[domain.GroupID]bool `json:"accept_loss,omitempty"`
+	// Checkpoints names the groups that are brought back to a checkpoint, and which.
+	Checkpoints map[domain.GroupID]domain.LSN `json:"checkpoints,omitempty"`
 	// Above demands an epoch higher than this one for a group that is brought up again within its own site.
 	Above map[domain.GroupID]domain.Epoch `json:"above,omitempty"`
 	// ClaimedBy is who the caller says it is, where By is what it proved to be.

@@ -92,9 +92,11 @@ type ProtectRequest struct {
 	RunID domain.RunID   `json:"run_id,omitempty"`
 }
 
-// EstimateRequest asks what would be lost if the group were promoted here now.
+// EstimateRequest asks what would be lost if the group were promoted here now. Errors: not_found (no such checkpoint).
 type EstimateRequest struct {
 	Group domain.GroupID `json:"group"`
+	// Checkpoint, when not 0, is where.
+	Checkpoint domain.LSN `json:"checkpoint,omitempty"`
 }
 
 // LossEstimate is what is missing here of what the primary is last known to have had. Known is false when nothing was

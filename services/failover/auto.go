@@ -89,8 +89,12 @@ func (s *service) modeFrom(list api.GroupList, id domain.GroupID, from domain.Si
 }
 
 // estimate asks the own replicator what a takeover would lose; an estimate that is not known when it does not answer.
+func (s *service) estimateAt(ctx context.Context, g domain.GroupID, checkpoint domain.LSN) (api.LossEstimate, error) {
+	return call[api.LossEstimate](ctx, s, s.cfg.Timings.Call, api.ServiceReplicator, api.VerbEstimate, api.EstimateRequest{Group: g, Checkpoint: checkpoint})
+}
+
 func (s *service) estimate(ctx context.Context, g domain.GroupID) api.LossEstimate {
-	e, err := call[api.LossEstimate](ctx, s, s.cfg.Timings.Call, api.ServiceReplicator, api.VerbEstimate, api.EstimateRequest{Group: g})
+	e, err := s.estimateAt(ctx, g, 0)
 	if err != nil {
 		return api.LossEstimate{Text: fmt.Sprintf("not known (%v)", err)}
 	}

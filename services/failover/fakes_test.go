@@ -90,6 +90,10 @@ func (s *fakeSite) replicator() map[string]bus.Endpoint {
 					return api.PromoteReply{}, fmt.Errorf("promote group %s: %w: the journal has lived through epoch %s", r.Group, domain.ErrStaleEpoch, s.lived[r.Group])
 				}
 				s.lived[r.Group] = r.Epoch
+				if s.at == nil {
+					s.at = map[domain.GroupID]domain.LSN{}
+				}
+				s.at[r.Group] = r.Checkpoint
 				s.w.effect("promote %s at %s %s", r.Group, s.id, r.Epoch)
 				s.epoch[r.Group] = r.Epoch
 			}
@@ -117,7 +121,10 @@ func (s *fakeSite) replicator() map[string]bus.Endpoint {
 			}
 			return api.Empty{}, nil
 		}),
-		api.VerbEstimate: bus.Answer(func(context.Context, api.EstimateRequest) (api.LossEstimate, error) {
+		api.VerbEstimate: bus.Answer(func(_ context.Context, r api.EstimateRequest) (api.LossEstimate, error) {
+			if r.Checkpoint > 100 {
+				return api.LossEstimate{}, fmt.Errorf("checkpoint %d: %w", r.Checkpoint, domain.ErrNotFound)
+			}
 			return api.LossEstimate{Known: true, Text: "3.2 s, 41 MB"}, nil
 		}),
 		api.VerbStatus: bus.Answer(func(_ context.Context, r api.GroupRequest) (api.ReplicatorStatus, error) {

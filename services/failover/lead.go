@@ -31,8 +31,10 @@ type order struct {
 	host       string // where it says it is
 	estimate   map[domain.GroupID]api.LossEstimate
 	acceptLoss map[domain.GroupID]bool
-	above      map[domain.GroupID]domain.Epoch
-	outage     outage // what a failover answers
+	// checkpoints are where groups are brought back to; others serve their newest state.
+	checkpoints map[domain.GroupID]domain.LSN
+	above       map[domain.GroupID]domain.Epoch
+	outage      outage // what a failover answers
 }
 
 const byPolicy = "policy"
@@ -102,7 +104,7 @@ func (s *service) build(o order, list api.GroupList) (api.Run, error) {
 	}
 	steps, err := plan.Build(plan.Input{Plan: o.plan, Groups: groups, Only: o.groups, Kind: o.kind, Leader: s.cfg.Site, From: o.from})
 	return api.Run{ID: o.id, Plan: o.plan.ID, Kind: o.kind, Leader: s.cfg.Site, From: o.from, State: api.StepRunning, Reason: o.reason, By: o.by, ClaimedBy: o.claimed, Host: o.host,
-		Epochs: map[domain.GroupID]domain.Epoch{}, Before: before, Estimate: o.estimate, AcceptLoss: o.acceptLoss, Above: o.above,
+		Epochs: map[domain.GroupID]domain.Epoch{}, Before: before, Estimate: o.estimate, AcceptLoss: o.acceptLoss, Checkpoints: o.checkpoints, Above: o.above,
 		FirstMissed: o.outage.firstMissed, Confirmed: o.outage.confirmed, Steps: steps, Started: time.Now().UTC()}, err
 }
 
@@ -171,13 +173,14 @@ func (s *service) lead(ctx context.Context, l *run.Live) {
 // announce writes the audit and tells of the run, also when it is resumed: both know a repeat.
 func (s *service) announce(ctx context.Context, r api.Run) error {
 	data, err := json.Marshal(struct {
-		Plan       domain.PlanID                       `json:"plan"`
-		Kind       string                              `json:"kind"`
-		From       domain.SiteID                       `json:"from,omitempty"`
-		Groups     []domain.GroupID                    `json:"groups"`
-		AcceptLoss map[domain.GroupID]bool             `json:"accept_loss,omitempty"`
-		Estimate   map[domain.GroupID]api.LossEstimate `json:"estimate,omitempty"`
-	}{r.Plan, r.Kind, r.From, groupsOf(r), r.AcceptLoss, r.Estimate})
+		Plan        domain.PlanID                       `json:"plan"`
+		Kind        string                              `json:"kind"`
+		From        domain.SiteID                       `json:"from,omitempty"`
+		Groups      []domain.GroupID                    `json:"groups"`
+		AcceptLoss  map[domain.GroupID]bool             `json:"accept_loss,omitempty"`
+		Checkpoints map[domain.GroupID]domain.LSN       `json:"checkpoints,omitempty"`
+		Estimate    map[domain.GroupID]api.LossEstimate `json:"estimate,omitempty"`
+	}{r.Plan, r.Kind, r.From, groupsOf(r), r.AcceptLoss, r.Checkpoints, r.Estimate})
 	if err != nil {
 		return err
 	}

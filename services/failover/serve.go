@@ -103,9 +103,31 @@ func (s *service) orderOf(ctx context.Context, req api.RunStartRequest, list api
 				return o, fmt.Errorf("%w: group %s is asynchronous: about %s would be lost; accept the loss to go on", domain.ErrRefused, id, o.estimate[id].Text)
 			}
 		}
-		return o, s.notServed(ctx, o.groups, o.from)
+		if err := s.notServed(ctx, o.groups, o.from); err != nil {
+			return o, err
+		}
 	}
-	return o, nil
+	return o, s.atCheckpoints(ctx, &o, req)
+}
+
+// atCheckpoints takes over which groups are to be brought back to a checkpoint, and what that loses.
+func (s *service) atCheckpoints(ctx context.Context, o *order, req api.RunStartRequest) error {
+	for id, lsn := range req.Checkpoints {
+		e, err := s.estimateAt(ctx, id, lsn)
+		switch {
+		case lsn == 0 || !slices.Contains(o.groups, id):
+			return fmt.Errorf("%w: checkpoint %d of group %s, which this run does not move", domain.ErrInvalid, lsn, id)
+		case req.Kind == api.RunStart:
+			return fmt.Errorf("%w: a start brings up what is there; go back to a checkpoint with a failover or switchover", domain.ErrInvalid)
+		case err != nil:
+			return fmt.Errorf("checkpoint %d of group %s: %w", lsn, id, err)
+		case !req.AcceptLoss:
+			return fmt.Errorf("%w: group %s would lose %s; accept the loss to go on", domain.ErrRefused, id, e.Text)
+		}
+		o.estimate[id], o.acceptLoss[id] = e, true
+	}
+	o.checkpoints = req.Checkpoints
+	return nil
 }
 
 // notServed refuses a failover of groups whose site answers and holds their lease: the quorum would not grant it to this site

@@ -215,19 +215,37 @@ func TestRefusals(t *testing.T) {
 		want error
 		text string
 	}{
-		"async without accepting the loss": {api.RunStartRequest{Plan: "all", Kind: api.RunFailover, Declared: true, By: "ann", Reason: "fire"}, domain.ErrRefused, "3.2 s, 41 MB"},
-		"of a site that is well":           {api.RunStartRequest{Plan: "all", Kind: api.RunFailover, Declared: true, By: "ann", Reason: "fire", AcceptLoss: true}, domain.ErrRefused, "is not lost"},
-		"not declared":                     {api.RunStartRequest{Plan: "all", Kind: api.RunFailover, By: "ann", Reason: "fire"}, domain.ErrInvalid, "declared"},
-		"no such plan":                     {api.RunStartRequest{Plan: "nope", Kind: api.RunSwitchover}, domain.ErrNotFound, "nope"},
-		"nothing to bring home":            {api.RunStartRequest{Plan: "all", Kind: api.RunFailback}, domain.ErrRefused, "no group"},
-		"unknown group":                    {api.RunStartRequest{Plan: "all", Kind: api.RunSwitchover, Groups: []domain.GroupID{"x"}}, domain.ErrNotFound, "group x"},
-		"id":                               {api.RunStartRequest{Plan: "all", Kind: api.RunSwitchover, ID: "a.b"}, domain.ErrInvalid, "a.b"},
+		"async without accepting the loss":        {api.RunStartRequest{Plan: "all", Kind: api.RunFailover, Declared: true, By: "ann", Reason: "fire"}, domain.ErrRefused, "3.2 s, 41 MB"},
+		"of a site that is well":                  {api.RunStartRequest{Plan: "all", Kind: api.RunFailover, Declared: true, By: "ann", Reason: "fire", AcceptLoss: true}, domain.ErrRefused, "is not lost"},
+		"not declared":                            {api.RunStartRequest{Plan: "all", Kind: api.RunFailover, By: "ann", Reason: "fire"}, domain.ErrInvalid, "declared"},
+		"no such plan":                            {api.RunStartRequest{Plan: "nope", Kind: api.RunSwitchover}, domain.ErrNotFound, "nope"},
+		"nothing to bring home":                   {api.RunStartRequest{Plan: "all", Kind: api.RunFailback}, domain.ErrRefused, "no group"},
+		"unknown group":                           {api.RunStartRequest{Plan: "all", Kind: api.RunSwitchover, Groups: []domain.GroupID{"x"}}, domain.ErrNotFound, "group x"},
+		"a checkpoint without accepting the loss": {api.RunStartRequest{Plan: "all", Kind: api.RunSwitchover, Checkpoints: map[domain.GroupID]domain.LSN{"erp": 42}}, domain.ErrRefused, "accept the loss"},
+		"no such checkpoint":                      {api.RunStartRequest{Plan: "all", Kind: api.RunSwitchover, AcceptLoss: true, Checkpoints: map[domain.GroupID]domain.LSN{"erp": 101}}, domain.ErrNotFound, "checkpoint 101 of group erp"},
+		"a checkpoint of another group":           {api.RunStartRequest{Plan: "all", Kind: api.RunSwitchover, Groups: []domain.GroupID{"erp"}, AcceptLoss: true, Checkpoints: map[domain.GroupID]domain.LSN{"log": 42}}, domain.ErrInvalid, "group log"},
+		"id":                                      {api.RunStartRequest{Plan: "all", Kind: api.RunSwitchover, ID: "a.b"}, domain.ErrInvalid, "a.b"},
 	} {
 		if _, err := w.request("b", c.req); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
 	w.runsAt("db", "a-h1")
+}
+
+func TestARunBringsAGroupBackToACheckpoint(t *testing.T) {
+	w := newWorld(t, testGroup(t, "erp", domain.ModeSync, "db"), testGroup(t, "log", domain.ModeSync, "web"))
+	w.atSiteA()
+	if _, err := w.request("b", api.RunStartRequest{Plan: "all", Kind: api.RunSwitchover, By: "ann", Reason: "a worm", AcceptLoss: true,
+		Checkpoints: map[domain.GroupID]domain.LSN{"erp": 42}}); err != nil {
+		t.Fatal(err)
+	}
+	r := w.awaitRun("b", api.RunSwitchover, api.StepDone)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if at := w.sites["b"].at; at["erp"] != 42 || at["log"] != 0 || r.Checkpoints["erp"] != 42 || r.Estimate["erp"].Text == "" {
+		t.Fatalf("promoted at %v, the run says %v with the loss %v", at, r.Checkpoints, r.Estimate)
+	}
 }
 
 func TestACommandStartsARunOnce(t *testing.T) {

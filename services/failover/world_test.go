@@ -56,6 +56,7 @@ type fakeSite struct {
 	stop     context.CancelFunc
 	epoch    map[domain.GroupID]domain.Epoch // promoted under; 0: target
 	lived    map[domain.GroupID]domain.Epoch // newest promoted under, which is not promoted under twice
+	at       map[domain.GroupID]domain.LSN   // the checkpoint promoted at
 	stopping bool                            // its replicator gives up serving when it is next asked to protect
 	// its volumes go when a host next logs in to them
 	vanishing bool

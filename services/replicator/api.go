@@ -37,7 +37,7 @@ func (s *service) endpoints() map[string]bus.Endpoint {
 			return with(s, r.Group, func(g *group.Group) (api.Empty, error) { return api.Empty{}, g.Protect(ctx, r.Epoch) })
 		}),
 		api.VerbEstimate: bus.Answer(func(_ context.Context, r api.EstimateRequest) (api.LossEstimate, error) {
-			return with(s, r.Group, func(g *group.Group) (api.LossEstimate, error) { return g.Estimate(), nil })
+			return with(s, r.Group, func(g *group.Group) (api.LossEstimate, error) { return g.EstimateAt(r.Checkpoint) })
 		}),
 		api.VerbRejoin: bus.Answer(func(ctx context.Context, r api.RejoinRequest) (api.RejoinReply, error) {
 			return with(s, r.Group, func(g *group.Group) (api.RejoinReply, error) { return g.Rejoin(ctx, r) })

@@ -55,17 +55,30 @@ func (g *Group) mayRollBack(lsn domain.LSN) error {
 	return nil
 }
 
-// estimateAt is the loss of a promotion, at a checkpoint when one is named.
-func (g *Group) estimateAt(lsn domain.LSN) api.LossEstimate {
-	v, err := g.store.hist.View(lsn)
-	if lsn == 0 || err != nil {
-		return g.Estimate()
+// EstimateAt says what of the primary's last known state would be missing after a promotion here, at a checkpoint when one is
+// named. domain.ErrNotFound when it is not listed.
+func (g *Group) EstimateAt(lsn domain.LSN) (api.LossEstimate, error) {
+	if lsn == 0 {
+		return g.Estimate(), nil
+	}
+	v, err := g.view(lsn)
+	if err != nil {
+		return api.LossEstimate{}, err
 	}
 	defer v.Close()
 	e := g.estimate(lsn)
 	if e.Known {
 		e.Seconds = max(0, e.AsOf.Sub(v.Point().Time).Seconds())
-		e.Text = fmt.Sprintf("%.1f s, %.1f MB, %d writes, all since checkpoint %d", e.Seconds, float64(e.Bytes)/1e6, e.Writes, lsn)
+		e.Text = fmt.Sprintf("%.1f s, %.1f MB, %d writes, back to checkpoint %d", e.Seconds, float64(e.Bytes)/1e6, e.Writes, lsn)
+	}
+	return e, nil
+}
+
+// estimateAt is EstimateAt of a promotion that may be a repeat.
+func (g *Group) estimateAt(lsn domain.LSN) api.LossEstimate {
+	e, err := g.EstimateAt(lsn)
+	if err != nil { // the copy is back there already
+		return g.Estimate()
 	}
 	return e
 }
