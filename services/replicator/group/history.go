@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/extent"
 	"github.com/holdfast-dr/holdfast/services/replicator/history"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 	"github.com/holdfast-dr/holdfast/services/replicator/lineage"
@@ -262,6 +263,22 @@ func (s *store) renewHistory() error {
 		return err
 	}
 	return s.take(s.point(s.last(), time.Now(), history.KindCrash, ""))
+}
+
+// pastMap is what the history knows of the blocks that are not as they were at `since`, nil when it does not reach back there. A
+// block that it does not have is what it was, whatever wrote to it. Nothing else changes the store.
+func (s *store) pastMap(since domain.LSN) (*dirtyMap, error) {
+	var at history.Point
+	for _, h := range s.hist.List() {
+		if h.LSN <= since && s.inLine(h.Point) {
+			at = h.Point
+		}
+	}
+	if at.LSN == 0 {
+		return nil, nil
+	}
+	d := &dirtyMap{base: at.LSN, upto: s.applied(), set: extent.New(s.sizes)}
+	return d, s.hist.Changed(at.LSN, func(volume int, off, length int64) { d.set.Mark(volume, off, length) })
 }
 
 // trimLoop brings the history down to what is to be kept.

@@ -342,3 +342,33 @@ func TestAPromotionAtACheckpointThatIsKilledAnywhereIsFinished(t *testing.T) {
 		c.kill("b")
 	}
 }
+
+func TestATargetWhoseRingDoesNotReachBackKnowsFromItsPastWhatDiffers(t *testing.T) {
+	c := newPast(t, 20*time.Millisecond, domain.ModeAsync, domain.ModeAsync)
+	c.boot("a", "b", "c")
+	c.promote("a", 257)
+	a := c.nodes["a"]
+	for i := range 6 { // what a resync of everything would send
+		a.write(0, int64(i)<<20, bytes.Repeat([]byte{byte(i + 1)}, 1<<20))
+	}
+	a.write(1, 0, block(1))
+	lsn, images := c.images("a")
+	c.nodes["b"].holds(lsn)
+	c.nodes["c"].holds(lsn)
+	fillRing(t, a, lsn+1)
+	c.follows("a", "b")
+	c.follows("a", "c")
+	eventually(t, "c's ring does not reach back", func() bool { return c.nodes["c"].g.store.j.State().TailLSN > lsn+1 })
+	c.kill("a")
+	if _, err := c.promoteAt("b", 514, lsn); err != nil {
+		t.Fatal(err)
+	}
+	c.follows("b", "c")
+	c.same("b", "c")
+	if !bytes.Equal(c.nodes["c"].image(0), images[0]) {
+		t.Fatal("not what it was")
+	}
+	if ts := c.target("b", "c"); ts.ResyncBytes > 2<<20 {
+		t.Fatalf("the resync sent %d bytes for 1 MiB that differs", ts.ResyncBytes)
+	}
+}

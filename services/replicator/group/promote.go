@@ -2,7 +2,6 @@ package group
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -38,9 +37,14 @@ func (g *Group) Promote(ctx context.Context, req api.PromoteRequest) (reply api.
 		}
 		return reply, fmt.Errorf("promote group %s to epoch %s: serving epoch %s: %w", g.id, req.Epoch, s.epoch, domain.ErrStaleEpoch)
 	}
-	if err := errors.Join(g.mayPromote(req.Epoch), g.mayRollBack(req.Checkpoint)); err != nil {
+	if err := g.mayPromote(req.Epoch); err != nil {
 		return reply, err
 	}
+	letGo, err := g.mayRollBack(req.Checkpoint)
+	if err != nil {
+		return reply, fmt.Errorf("promote: %w", err)
+	}
+	defer letGo()
 	lease, deadline, err := g.pullLease(ctx, req.Epoch)
 	if err != nil {
 		return reply, fmt.Errorf("promote: %w", err)

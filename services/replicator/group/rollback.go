@@ -42,17 +42,16 @@ func (s *store) rolledBack(lsn domain.LSN) bool {
 		slices.ContainsFunc(s.lineage(), func(e api.LineageEntry) bool { return e.Epoch == m.RolledUnder && e.FirstLSN == lsn+1 })
 }
 
-// mayRollBack refuses a checkpoint that is not there.
-func (g *Group) mayRollBack(lsn domain.LSN) error {
+// mayRollBack refuses a checkpoint that is not there, and keeps one that is until it is let go.
+func (g *Group) mayRollBack(lsn domain.LSN) (letGo func(), err error) {
 	if lsn == 0 || g.store.rolledBack(lsn) {
-		return nil
+		return func() {}, nil
 	}
 	v, err := g.view(lsn)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	v.Close()
-	return nil
+	return v.Close, nil
 }
 
 // EstimateAt says what of the primary's last known state would be missing after a promotion here, at a checkpoint when one is

@@ -29,7 +29,7 @@ func BenchmarkApply(b *testing.B) {
 		keep   bool
 		blocks int64 // that are written to
 		every  int   // batches between two checkpoints
-	}{{"without", false, size / BlockSize, 0}, {"first-time", true, size / BlockSize, 16}, {"again", true, 1024, 1000}} {
+	}{{"without", false, size / BlockSize, 0}, {"without-few-blocks", false, 1024, 0}, {"first-time", true, size / BlockSize, 16}, {"again-few-blocks", true, 1024, 1000}} {
 		b.Run(c.name, func(b *testing.B) {
 			dir := b.TempDir()
 			f, err := os.Create(filepath.Join(dir, "base"))
@@ -73,8 +73,7 @@ func BenchmarkApply(b *testing.B) {
 						b.Fatal(err)
 					}
 					for _, r := range ranges {
-						rng := byte(n)
-						data[0] = rng
+						data[0] = byte(n)
 						if _, err := f.WriteAt(data, r.Off); err != nil {
 							b.Fatal(err)
 						}
