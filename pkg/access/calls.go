@@ -64,6 +64,7 @@ func Calls(kind string) []Call {
 			{api.ServiceHealth, Any, []string{api.VerbStatus, api.VerbView}},
 			{api.ServiceReplicator, Any, []string{api.VerbStatus, api.VerbEstimate, api.VerbQuarantine, api.VerbCheckpointList, api.VerbCheckpointCreate,
 				api.VerbCheckpointOpen, api.VerbCheckpointClose, api.VerbCheckpointRead}},
+			{api.ServiceReplicator, Any, []string{api.VerbQuarantineRead, api.VerbQuarantineDiscard}},
 			{api.ServiceFailover, Any, []string{api.VerbRunStart, api.VerbRunList, api.VerbRunShow, api.VerbGroupList, api.VerbStatus}},
 			{api.ServiceDNS, Any, []string{api.VerbLookup, api.VerbRecords}},
 			{kindHost, Any, []string{api.VerbStatus}},
@@ -82,7 +83,7 @@ func MayCall(caller Principal, at domain.SiteID, service, verb string) bool {
 
 // ReadsOnly reports whether a verb changes nothing, so that hearing it twice does no harm.
 func ReadsOnly(verb string) bool {
-	return slices.Contains([]string{api.VerbLease, api.VerbStatus, api.VerbView, api.VerbEstimate, api.VerbQuarantine, api.VerbCheckpointList, api.VerbCheckpointRead, api.VerbRunList, api.VerbRunShow,
+	return slices.Contains([]string{api.VerbLease, api.VerbStatus, api.VerbView, api.VerbEstimate, api.VerbQuarantine, api.VerbQuarantineRead, api.VerbCheckpointList, api.VerbCheckpointRead, api.VerbRunList, api.VerbRunShow,
 		api.VerbGroupList, api.VerbLookup, api.VerbRecords}, verb)
 }
 

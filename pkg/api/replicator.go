@@ -8,12 +8,11 @@ import (
 
 // Verbs of the replicator.
 const (
-	VerbPromote    = "promote"    // PromoteRequest -> PromoteReply
-	VerbDemote     = "demote"     // DemoteRequest -> DemoteReply
-	VerbFence      = "fence"      // FenceRequest -> Empty
-	VerbProtect    = "protect"    // ProtectRequest -> Empty
-	VerbEstimate   = "estimate"   // EstimateRequest -> LossEstimate
-	VerbQuarantine = "quarantine" // GroupRequest -> QuarantineReply
+	VerbPromote  = "promote"  // PromoteRequest -> PromoteReply
+	VerbDemote   = "demote"   // DemoteRequest -> DemoteReply
+	VerbFence    = "fence"    // FenceRequest -> Empty
+	VerbProtect  = "protect"  // ProtectRequest -> Empty
+	VerbEstimate = "estimate" // EstimateRequest -> LossEstimate
 	// VerbStatus: GroupRequest (empty group: all) -> ReplicatorStatus
 )
 
@@ -164,35 +163,6 @@ type TargetStatus struct {
 	ResyncTotal uint64        `json:"resync_total_bytes"` // it has to send
 	VolumeBytes uint64        `json:"volume_bytes"`
 	Error       string        `json:"error,omitempty"`
-}
-
-// QuarantineReply lists what was kept aside.
-type QuarantineReply struct {
-	Items []Quarantined `json:"items"`
-}
-
-// Quarantined is a tail of writes that another epoch overtook: kept aside, readable, never discarded by itself.
-type Quarantined struct {
-	Group    domain.GroupID      `json:"group"`
-	Site     domain.SiteID       `json:"site"`              // where it is kept
-	Epoch    domain.Epoch        `json:"epoch"`             // it was written under
-	FirstLSN domain.LSN          `json:"first_lsn"`         // of the tail
-	LastLSN  domain.LSN          `json:"last_lsn"`          // of the tail
-	Writes   uint64              `json:"writes"`            // in the tail
-	Bytes    uint64              `json:"bytes"`             // in those writes
-	From     time.Time           `json:"from"`              // the first write was made
-	To       time.Time           `json:"to"`                // the last write was made
-	Path     string              `json:"path"`              // folder at that site
-	Extents  []QuarantinedExtent `json:"extents,omitempty"` // the writes one by one
-}
-
-// QuarantinedExtent is one write that was kept aside.
-type QuarantinedExtent struct {
-	Volume domain.VolumeID `json:"volume"`
-	Offset int64           `json:"offset"` // bytes from the volume's start
-	Length int64           `json:"length"` // bytes
-	LSN    domain.LSN      `json:"lsn"`    // its place in the group's write order
-	Time   time.Time       `json:"time"`   // it was made
 }
 
 // Position is published on PositionSubject. A target sends it after every durable frame; a primary every 250 ms.

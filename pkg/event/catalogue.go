@@ -96,6 +96,8 @@ func groups() []Definition {
 			says{"checkpoints_lost", "A copy gave checkpoints up that it should have kept; the detail says how many and why. Replication goes on."}),
 		def("replicator", "group", exampleQuarantine,
 			says{"writes_quarantined", "Writes that another epoch overtook were kept aside at this site."}),
+		def("replicator", "group", exampleDiscarded,
+			says{"quarantine_discarded", "Somebody discarded, for good, writes that had been kept aside at this site."}),
 	} {
 		all = append(all, part...)
 	}

@@ -131,9 +131,15 @@ func exampleReplica(fact string) ReplicaChanged {
 }
 
 func exampleQuarantine(string) WritesQuarantined {
-	return WritesQuarantined{Item: api.Quarantined{Group: "erp", Site: "a", Epoch: domain.NewEpoch(0, 1, 1), FirstLSN: 1031, LastLSN: 1031, Writes: 1,
-		Bytes: 4096, From: exampleAt(0), To: exampleAt(0), Path: "/var/lib/holdfast/replicator/erp/quarantine/257-1031",
+	return WritesQuarantined{Item: api.Quarantined{ID: "erp-e257-1031-1031", Group: "erp", Site: "a", Epoch: domain.NewEpoch(0, 1, 1), FirstLSN: 1031, LastLSN: 1031, Writes: 1,
+		Bytes: 4096, From: exampleAt(0), To: exampleAt(0), Path: "/var/lib/holdfast/replicator/erp/quarantine/erp-e257-1031-1031", Count: 1, Volumes: []api.QuarantinedVolume{{ID: "data", SizeBytes: 128 << 20}},
 		Extents: []api.QuarantinedExtent{{Volume: "data", Offset: 8192, Length: 4096, LSN: 1031, Time: exampleAt(0)}}}}
+}
+
+func exampleDiscarded(string) WritesDiscarded {
+	item := exampleQuarantine("").Item
+	item.Extents = nil
+	return WritesDiscarded{Item: item, By: "a.operator", Claimed: "kim", Why: "the owner of erp took over what was needed"}
 }
 
 func exampleRun(fact string) RunChanged {

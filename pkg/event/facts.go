@@ -190,6 +190,20 @@ func (WritesQuarantined) Key() (string, string) { return "group", "writes_quaran
 // Of implements Fact.
 func (f WritesQuarantined) Of() string { return string(f.Item.Group) }
 
+// WritesDiscarded tells that somebody discarded diverged writes that had been kept aside.
+type WritesDiscarded struct {
+	Item    api.Quarantined `json:"item"`              // what is gone, without its extents
+	By      string          `json:"by"`                // the verified caller
+	Claimed string          `json:"claimed,omitempty"` // who the caller said it is
+	Why     string          `json:"why"`               // its reason
+}
+
+// Key implements Fact.
+func (WritesDiscarded) Key() (string, string) { return "group", "quarantine_discarded" }
+
+// Of implements Fact.
+func (f WritesDiscarded) Of() string { return string(f.Item.Group) }
+
 // RunChanged follows a run: "started", "completed", "failed".
 type RunChanged struct {
 	Fact string  `json:"fact"` // last word of the event's type

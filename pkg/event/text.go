@@ -60,6 +60,8 @@ func textOfWork(f Fact) []string {
 			fmt.Sprintf("lsn %d", f.LSN), sent(f), bracket(f.Detail)}
 	case *WritesQuarantined:
 		return []string{"group", string(f.Item.Group), "at site", string(f.Item.Site) + ":", fmt.Sprintf("%d diverged writes, %d bytes,", f.Item.Writes, f.Item.Bytes), "kept aside in", f.Item.Path}
+	case *WritesDiscarded:
+		return []string{"group", string(f.Item.Group), "at site", string(f.Item.Site) + ":", fmt.Sprintf("%d diverged writes, %d bytes,", f.Item.Writes, f.Item.Bytes), "quarantine discarded by", f.By, bracket(f.Why)}
 	case *RunChanged:
 		return []string{"run", string(f.Run.ID), f.Run.Kind, "of plan", string(f.Run.Plan), "to site", string(f.Run.Leader), words(f.Fact), bracket(f.Run.Error)}
 	case *StepChanged:
@@ -121,6 +123,8 @@ func Groups(f Fact) []domain.GroupID {
 	case *ReplicaChanged:
 		return []domain.GroupID{f.Group}
 	case *WritesQuarantined:
+		return []domain.GroupID{f.Item.Group}
+	case *WritesDiscarded:
 		return []domain.GroupID{f.Item.Group}
 	case *RunChanged:
 		return groupsOf(f.Run)

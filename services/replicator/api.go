@@ -63,8 +63,10 @@ func (s *service) endpoints() map[string]bus.Endpoint {
 		api.VerbCheckpointRead: bus.Answer(func(_ context.Context, r api.CheckpointReadRequest) (api.CheckpointPiece, error) {
 			return with(s, r.Group, func(g *group.Group) (api.CheckpointPiece, error) { return g.ReadCheckpoint(r) })
 		}),
-		api.VerbQuarantine: bus.Answer(s.quarantine),
-		api.VerbStatus:     bus.Answer(s.status),
+		api.VerbQuarantine:        bus.Answer(s.quarantine),
+		api.VerbQuarantineRead:    bus.Answer(s.quarantineRead),
+		api.VerbQuarantineDiscard: bus.Answer(s.quarantineDiscard),
+		api.VerbStatus:            bus.Answer(s.status),
 	}
 }
 
@@ -99,18 +101,6 @@ func (s *service) all(id domain.GroupID) []*group.Group {
 		}
 	}
 	return out
-}
-
-func (s *service) quarantine(_ context.Context, r api.GroupRequest) (api.QuarantineReply, error) {
-	reply := api.QuarantineReply{Items: []api.Quarantined{}}
-	for _, g := range s.all(r.Group) {
-		items, err := g.Quarantined()
-		if err != nil {
-			return reply, err
-		}
-		reply.Items = append(reply.Items, items...)
-	}
-	return reply, nil
 }
 
 // status tells every group asked for, those that could not be opened too.

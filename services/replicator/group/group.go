@@ -226,9 +226,6 @@ func (g *Group) Protect(_ context.Context, epoch domain.Epoch) error {
 	return nil
 }
 
-// Quarantined lists what was kept aside here.
-func (g *Group) Quarantined() ([]api.Quarantined, error) { return g.store.quarantined() }
-
 // Status tells what the copy is.
 func (g *Group) Status() api.GroupStatus {
 	st := g.store.j.State()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -21,8 +22,8 @@ import (
 // (blocks whose frames the ring no longer held, as records of a resync; empty as a rule) and, written last, map.json: an
 // api.Quarantined with every extent.
 const (
-	quarantineFrames = "frames.bin"
-	quarantineBlocks = "blocks.bin"
+	quarantineFrames = api.QuarantineFrames
+	quarantineBlocks = api.QuarantineBlocks
 	quarantineMap    = "map.json"
 )
 
@@ -36,7 +37,7 @@ func (s *store) quarantineTail(site domain.SiteID, common domain.LSN, maps []*di
 		return nil, nil
 	}
 	first := max(common+1, st.TailLSN)
-	item := api.Quarantined{Group: s.group.ID, Site: site, Epoch: lineage.EpochOf(s.lineage(), st.LastLSN), FirstLSN: common + 1, LastLSN: st.LastLSN}
+	item := api.Quarantined{Group: s.group.ID, Site: site, Epoch: lineage.EpochOf(s.lineage(), st.LastLSN), FirstLSN: common + 1, LastLSN: st.LastLSN, Volumes: s.quarantineVolumes()}
 	item.Path = filepath.Join(s.quarantineDir(), fmt.Sprintf("%s-e%d-%d-%d", s.group.ID, item.Epoch, common+1, st.LastLSN))
 	if have, err := readQuarantine(item.Path); err == nil {
 		return have, nil
@@ -55,6 +56,7 @@ func (s *store) quarantineTail(site domain.SiteID, common domain.LSN, maps []*di
 	if len(item.Extents) == 0 {
 		return nil, os.RemoveAll(item.Path) // marks only
 	}
+	item.ID, item.Count = filepath.Base(item.Path), len(item.Extents)
 	b, err := json.MarshalIndent(item, "", " ")
 	if err != nil {
 		return nil, err
@@ -116,7 +118,7 @@ func (s *store) keepBlocks(item *api.Quarantined, common domain.LSN, maps []*dir
 				return err
 			}
 			if allZero(buf) {
-				continue
+				continue // an export reads as zeroes wherever it holds nothing
 			}
 			rec := record{kind: recordData, volume: uint16(run.Volume), off: run.Off, length: run.Len, payload: buf}
 			if _, err := w.Write(rec.append(nil)); err != nil {
@@ -149,7 +151,7 @@ func readQuarantine(dir string) (*api.Quarantined, error) {
 	if err := json.Unmarshal(b, &item); err != nil {
 		return nil, fmt.Errorf("read quarantine %s: %w", dir, err)
 	}
-	item.Path = dir
+	item.Path, item.ID, item.Count = dir, filepath.Base(dir), len(item.Extents)
 	return &item, nil
 }
 
@@ -161,8 +163,11 @@ func (s *store) quarantined() ([]api.Quarantined, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var out []api.Quarantined
+	out := []api.Quarantined{}
 	for _, d := range dirs {
+		if strings.HasSuffix(d, discardedSuffix) {
+			continue
+		}
 		if item, ok := s.kept[d]; ok {
 			out = append(out, item)
 			continue

@@ -143,9 +143,8 @@ func (g *Group) diverged(ctx context.Context, reply *api.RejoinReply, known bool
 	}
 	if item != nil {
 		g.log.Warn("diverged writes kept aside", "epoch", item.Epoch.String(), "writes", item.Writes, "path", item.Path)
-		g.cfg.Events.Publish(ctx, fmt.Sprintf("%s-%s-quarantined-%d-%d-%d", g.id, g.cfg.Site, item.Epoch, item.FirstLSN, item.LastLSN), event.WritesQuarantined{Item: *item})
-		short := *item
-		short.Extents = nil
+		g.cfg.Events.Publish(ctx, fmt.Sprintf("%s-%s-quarantined-%d-%d-%d", g.id, g.cfg.Site, item.Epoch, item.FirstLSN, item.LastLSN), event.WritesQuarantined{Item: brief(*item, eventExtents)})
+		short := brief(*item, 0)
 		reply.Quarantined = &short
 	}
 	if known && g.store.applied() <= reply.LSN && g.store.j.State().ReleasedLSN <= reply.LSN {

@@ -192,14 +192,18 @@ func (s *store) checkStage(f *os.File, c api.ResyncCommit) error {
 
 // eachRecord reads the stage from its beginning.
 func (s *store) eachRecord(f *os.File, visit func(record) error) error {
-	r := bufio.NewReaderSize(io.NewSectionReader(f, 0, 1<<62), 1<<20)
+	return readRecords(bufio.NewReaderSize(io.NewSectionReader(f, 0, 1<<62), 1<<20), s.sizes, visit)
+}
+
+// readRecords reads records one after the other. What visit is given lasts until it returns.
+func readRecords(r *bufio.Reader, sizes []int64, visit func(record) error) error {
 	var buf []byte
 	for {
 		var h [recordHeader]byte
 		if _, err := io.ReadFull(r, h[:]); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
-			return fmt.Errorf("read the stage: %w", err)
+			return fmt.Errorf("read records: %w", err)
 		}
 		_, n, _, err := parseRecordHeader(h[:])
 		if err != nil {
@@ -208,9 +212,9 @@ func (s *store) eachRecord(f *os.File, visit func(record) error) error {
 		buf = append(buf[:0], h[:]...)
 		buf = append(buf, make([]byte, n)...)
 		if _, err := io.ReadFull(r, buf[recordHeader:]); err != nil {
-			return fmt.Errorf("read the stage: %w", err)
+			return fmt.Errorf("read records: %w", err)
 		}
-		rec, err := parseRecord(buf, s.sizes)
+		rec, err := parseRecord(buf, sizes)
 		if err != nil {
 			return err
 		}

@@ -108,6 +108,9 @@ func (s *store) recover(ctx context.Context, cfg Config) error {
 	if err := s.redoRollback(back); err != nil {
 		return err
 	}
+	if err := s.finishDiscards(); err != nil {
+		return err
+	}
 	return s.redoStage()
 }
 

@@ -124,6 +124,15 @@ func headerLen(count int) int64 { return alignUp(int64(headerSize)+int64(count)*
 
 func (h *header) size() int64 { return headerLen(h.count) + h.payloadLen }
 
+// FrameSize reads from the first page of an encoded frame how many bytes the frame has. ErrBadFrame else.
+func FrameSize(b []byte) (int64, error) {
+	if len(b) < headerSize {
+		return 0, bad("%d bytes", len(b))
+	}
+	h, err := parseFixed(b)
+	return h.size(), err
+}
+
 func alignUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
 // groupOf is the group's bytes in a header; ok is false when the length byte is impossible.

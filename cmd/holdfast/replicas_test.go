@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/initiator"
+	"github.com/holdfast-dr/holdfast/pkg/natsd"
+	"github.com/holdfast-dr/holdfast/services/replicator"
+)
+
+// replicas are the replicators of sites a and b, with a stand-in for the quorum and a configuration file for the commands.
+type replicas struct {
+	t    *testing.T
+	file string // of site a
+	urls map[domain.SiteID]string
+	dirs map[domain.SiteID]string
+	stop map[domain.SiteID]func()
+
+	mu     sync.Mutex
+	holder domain.SiteID
+	epoch  domain.Epoch
+	inSync []domain.SiteID
+}
+
+const replicaBytes = 16 << 20
+
+func newReplicas(t *testing.T, mode domain.Mode) *replicas {
+	t.Helper()
+	r := &replicas{t: t, urls: map[domain.SiteID]string{}, dirs: map[domain.SiteID]string{}, stop: map[domain.SiteID]func(){}, inSync: []domain.SiteID{"a"}}
+	if mode == domain.ModeSync {
+		r.inSync = append(r.inSync, "b")
+	}
+	for _, site := range []domain.SiteID{"a", "b"} {
+		srv, err := natsd.Start(natsd.Config{Site: site, Listen: "127.0.0.1:0", StoreDir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(srv.Stop)
+		r.urls[site], r.dirs[site] = srv.URL(), t.TempDir()
+	}
+	sample, err := os.ReadFile("../../deploy/examples/site-a.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.file = filepath.Join(t.TempDir(), "site-a.yaml")
+	text := strings.NewReplacer("nats://127.0.0.1:4222", r.urls["a"], "nats://127.0.0.1:4223", r.urls["b"]).Replace(string(sample))
+	if err := os.WriteFile(r.file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, site := range []domain.SiteID{"a", "b"} {
+		r.desire(site, mode)
+	}
+	return r
+}
+
+// desire answers for a site's quorum, and writes the group's definition there.
+func (r *replicas) desire(site domain.SiteID, mode domain.Mode) {
+	r.t.Helper()
+	local := r.dial(site).Local()
+	err := local.Serve(r.t.Context(), api.ServiceQuorum, map[string]bus.Endpoint{api.VerbLease: bus.Answer(r.lease(site)), api.VerbInSync: bus.Answer(r.change(site))})
+	if err == nil {
+		err = local.EnsureAssets(r.t.Context())
+	}
+	def, merr := json.Marshal(api.GroupDesired{Group: domain.Group{ID: "erp", Home: "a", Targets: []domain.Target{{Site: "b", Mode: mode}},
+		OnTargetLoss: domain.TargetLossDegrade, Volumes: []domain.Volume{{ID: "data", SizeBytes: replicaBytes}}}})
+	if err == nil && merr == nil {
+		_, err = local.CompareAndSwap(r.t.Context(), api.BucketDesired, "group.erp", def, 0)
+	}
+	if err != nil || merr != nil {
+		r.t.Fatal(err, merr)
+	}
+}
+
+func (r *replicas) lease(site domain.SiteID) func(context.Context, api.LeaseRequest) (api.Lease, error) {
+	return func(_ context.Context, req api.LeaseRequest) (api.Lease, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return api.Lease{Group: req.Group, Held: r.holder == site && req.Epoch == r.epoch, Epoch: r.epoch, Holder: r.holder, RemainingNs: int64(20 * time.Second)}, nil
+	}
+}
+
+func (r *replicas) change(site domain.SiteID) func(context.Context, api.InSyncRequest) (api.Register, error) {
+	return func(_ context.Context, req api.InSyncRequest) (api.Register, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.holder != site || r.epoch != req.Epoch {
+			return api.Register{}, domain.ErrNoLease
+		}
+		r.inSync = req.InSync
+		return api.Register{InSync: req.InSync}, nil
+	}
+}
+
+func (r *replicas) dial(site domain.SiteID) *bus.Mesh {
+	r.t.Helper()
+	m, err := bus.Dial(bus.Config{Site: site, Service: "test", URLs: r.urls})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(m.Close)
+	if err := m.Local().AwaitConnected(r.t.Context()); err != nil {
+		r.t.Fatal(err)
+	}
+	return m
+}
+
+// start runs a site's replicator until its stop.
+func (r *replicas) start(site domain.SiteID) {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(r.t.Context())
+	m := r.dial(site)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- replicator.Run(ctx, replicator.Config{Site: site, DataDir: r.dirs[site], ISCSIListen: "127.0.0.1:0", JournalBytes: 16 << 20,
+			Timing: replicator.Timing{Pull: 50 * time.Millisecond, Retry: 50 * time.Millisecond}}, replicator.Deps{Mesh: m})
+	}()
+	r.stop[site] = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			r.t.Errorf("replicator of site %s: %v", site, err)
+		}
+	})
+	r.t.Cleanup(r.stop[site])
+	r.until("the group is open at "+string(site), func() bool {
+		st, err := ask1[api.ReplicatorStatus](r, site, api.VerbStatus, api.GroupRequest{})
+		return err == nil && len(st.Groups) == 1 && st.Groups[0].Error == ""
+	})
+}
+
+func ask1[Resp, Req any](r *replicas, site domain.SiteID, verb string, req Req) (Resp, error) {
+	ctx, cancel := context.WithTimeout(r.t.Context(), 10*time.Second)
+	defer cancel()
+	m, err := bus.Dial(bus.Config{Site: site, Service: "test", URLs: r.urls})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer m.Close()
+	if err := m.Local().AwaitConnected(ctx); err != nil {
+		r.t.Fatal(err)
+	}
+	return bus.Call[Resp](ctx, m.Local(), api.ServiceReplicator, verb, req)
+}
+
+// promote makes a site primary and opens the volume there.
+func (r *replicas) promote(site domain.SiteID, epoch domain.Epoch) *initiator.Session {
+	r.t.Helper()
+	r.mu.Lock()
+	r.holder, r.epoch = site, epoch
+	set := r.inSync
+	r.mu.Unlock()
+	reply, err := ask1[api.PromoteReply](r, site, api.VerbPromote, api.PromoteRequest{Group: "erp", Epoch: epoch, InSync: set})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	disk, err := initiator.Dial(r.t.Context(), reply.Disks[0].URL, initiator.Options{Silence: 30 * time.Second})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = disk.Close() })
+	return disk
+}
+
+// follows waits until the other site has everything.
+func (r *replicas) follows(primary domain.SiteID) {
+	r.t.Helper()
+	r.until("the target follows site "+string(primary), func() bool {
+		st, err := ask1[api.ReplicatorStatus](r, primary, api.VerbStatus, api.GroupRequest{})
+		return err == nil && len(st.Groups) == 1 && len(st.Groups[0].Targets) == 1 && st.Groups[0].Targets[0].State == api.TargetStreaming &&
+			st.Groups[0].Targets[0].DurableLSN >= st.Groups[0].HeadLSN
+	})
+}
+
+func (r *replicas) until(what string, cond func() bool) {
+	r.t.Helper()
+	for end := time.Now().Add(20 * time.Second); !cond(); {
+		if time.Now().After(end) {
+			r.t.Fatalf("never: %s", what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
