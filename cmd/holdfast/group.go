@@ -141,6 +141,7 @@ func (v *groupView) print(cmd *cobra.Command) error {
 		for _, d := range c.Disks {
 			fmt.Fprintf(w, "\t%s\n", d.URL)
 		}
+		printProgress(w, c)
 		if e, ok := v.Estimate[s]; ok {
 			fmt.Fprintf(w, "loss if %s took over now\t%s\n", s, e.Text)
 		}

@@ -22,7 +22,9 @@ import (
 func TestWhatWasKeptAsideIsListedExportedAndDiscardedOnCommand(t *testing.T) {
 	r := newReplicas(t, domain.ModeAsync)
 	kept := r.diverge()
-	run := func(args ...string) outcome { return holdfast(t.Context(), append(args, "--config", r.file, "--output", "json")...) }
+	run := func(args ...string) outcome {
+		return holdfast(t.Context(), append(args, "--config", r.file, "--output", "json")...)
+	}
 	o := run("quarantine", "list", "erp")
 	var list quarantines
 	if o.code != 0 || json.Unmarshal([]byte(o.stdout), &list) != nil || len(list.Items) != 1 || list.Items[0].Writes != 2 || list.Items[0].Extents != nil {

@@ -130,6 +130,7 @@ func printStatus(out io.Writer, all []siteStatus) error {
 			for _, q := range g.Quarantined {
 				fmt.Fprintf(w, "\t%s\tkept aside: %d writes, %d bytes of epoch %s in %s\n", s.Site, q.Writes, q.Bytes, q.Epoch, q.Path)
 			}
+			printProgress(w, g)
 			if g.Error != "" {
 				fmt.Fprintf(w, "\t%s\terror: %s\n", s.Site, g.Error)
 			}

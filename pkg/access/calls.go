@@ -38,7 +38,7 @@ func Calls(kind string) []Call {
 	case api.ServiceReplicator:
 		return []Call{
 			{api.ServiceQuorum, Own, []string{api.VerbLease, api.VerbInSync}},
-			{api.ServiceReplicator, Any, []string{api.VerbRejoin, api.VerbResyncBegin, api.VerbResyncCommit, api.VerbResyncData}},
+			{api.ServiceReplicator, Any, []string{api.VerbRejoin, api.VerbResyncBegin, api.VerbResyncCommit, api.VerbResyncData, api.VerbResyncHash, api.VerbVerifyHash, api.VerbVerifyExact}},
 		}
 	case api.ServiceFailover:
 		return []Call{
@@ -64,7 +64,7 @@ func Calls(kind string) []Call {
 			{api.ServiceHealth, Any, []string{api.VerbStatus, api.VerbView}},
 			{api.ServiceReplicator, Any, []string{api.VerbStatus, api.VerbEstimate, api.VerbQuarantine, api.VerbCheckpointList, api.VerbCheckpointCreate,
 				api.VerbCheckpointOpen, api.VerbCheckpointClose, api.VerbCheckpointRead}},
-			{api.ServiceReplicator, Any, []string{api.VerbQuarantineRead, api.VerbQuarantineDiscard}},
+			{api.ServiceReplicator, Any, []string{api.VerbQuarantineRead, api.VerbQuarantineDiscard, api.VerbVerify}},
 			{api.ServiceFailover, Any, []string{api.VerbRunStart, api.VerbRunList, api.VerbRunShow, api.VerbGroupList, api.VerbStatus}},
 			{api.ServiceDNS, Any, []string{api.VerbLookup, api.VerbRecords}},
 			{kindHost, Any, []string{api.VerbStatus}},

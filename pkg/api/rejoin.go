@@ -5,9 +5,10 @@ import "github.com/holdfast-dr/holdfast/pkg/domain"
 // Verbs that replicators use among themselves: a primary calls them at its targets.
 const (
 	VerbRejoin       = "rejoin"        // RejoinRequest -> RejoinReply
-	VerbResyncBegin  = "resync_begin"  // ResyncBegin -> Empty
+	VerbResyncBegin  = "resync_begin"  // ResyncBegin -> ResyncBegun
 	VerbResyncCommit = "resync_commit" // ResyncCommit -> Empty
 	VerbResyncData   = "resync_data"   // binary, see services/replicator/group; empty reply
+	VerbResyncHash   = "resync_hash"   // binary question and answer, see services/replicator/group and hashmap
 )
 
 // RejoinRequest asks a target to follow a primary under an epoch: it fences itself to the epoch, durably, compares
@@ -39,11 +40,17 @@ type RejoinReply struct {
 	Quarantined *Quarantined `json:"quarantined,omitempty"`
 }
 
-// ResyncBegin opens a staging area at the target and discards an older one.
+// ResyncBegin opens a staging area at the target. What an earlier resync has staged there and not committed stays in it.
 type ResyncBegin struct {
 	Group   domain.GroupID `json:"group"`
 	Epoch   domain.Epoch   `json:"epoch"`
 	Session uint64         `json:"session"`
+}
+
+// ResyncBegun says what the stage holds already. The target's image, for the sums of resync_hash, is its old one with that
+// over it.
+type ResyncBegun struct {
+	Staged []byte `json:"staged,omitempty"` // the set of blocks staged before, in package extent's form
 }
 
 // ResyncCommit makes what was staged visible at once: the target's copy then is the primary's at LSN. It is answered when

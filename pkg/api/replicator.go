@@ -130,6 +130,7 @@ type GroupStatus struct {
 	Disks       []Disk         `json:"disks,omitempty"`
 	Targets     []TargetStatus `json:"targets,omitempty"` // at a primary
 	Quarantined []Quarantined  `json:"quarantined,omitempty"`
+	Verify      []VerifyStatus `json:"verify,omitempty"`             // the last comparison with each target that this site made as primary
 	RPOTarget   float64        `json:"rpo_target_seconds,omitempty"` // at a primary: the group's, 0 when nothing may be lost
 	Error       string         `json:"error,omitempty"`
 }
@@ -161,9 +162,30 @@ type TargetStatus struct {
 	RPOSeconds  float64       `json:"rpo_seconds"`        // what would be lost now: 0 in sync, else the lag
 	ResyncBytes uint64        `json:"resync_bytes"`       // sent so far by the last resync
 	ResyncTotal uint64        `json:"resync_total_bytes"` // it has to send
-	VolumeBytes uint64        `json:"volume_bytes"`
-	Error       string        `json:"error,omitempty"`
+	// Resync tells more of the last resync.
+	Resync      *ResyncProgress `json:"resync,omitempty"`
+	VolumeBytes uint64          `json:"volume_bytes"`
+	Error       string          `json:"error,omitempty"`
 }
+
+// ResyncProgress is how far a resync is. It compares first, where nothing tells which blocks differ, and then sends.
+type ResyncProgress struct {
+	Phase         string  `json:"phase"`                    // comparing, sending, installing, completed
+	ComparedBytes uint64  `json:"compared_bytes,omitempty"` // of the target's image, by hashes
+	CompareTotal  uint64  `json:"compare_total_bytes,omitempty"`
+	HashBytes     uint64  `json:"hash_bytes,omitempty"`    // hashes asked and answered
+	ResumedBytes  uint64  `json:"resumed_bytes,omitempty"` // an earlier resync had staged at the target
+	RateBytes     float64 `json:"rate_bytes_per_second"`   // of the phase so far
+	LeftSeconds   float64 `json:"left_seconds"`            // of the phase, at that rate; 0 when not known
+}
+
+// Phases of a resync.
+const (
+	ResyncComparing  = "comparing"
+	ResyncSending    = "sending"
+	ResyncInstalling = "installing" // the target makes it its image
+	ResyncCompleted  = "completed"
+)
 
 // Position is published on PositionSubject. A target sends it after every durable frame; a primary every 250 ms.
 type Position struct {

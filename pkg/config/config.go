@@ -23,6 +23,7 @@ type Config struct {
 	Quorum   Quorum   `yaml:"quorum"`
 	ISCSI    ISCSI    `yaml:"iscsi"`
 	Journal  Journal  `yaml:"journal"`
+	Copies   Copies   `yaml:"copies"`
 	Hosts    []Host   `yaml:"hosts"` // VM hosts of this site
 	DNS      DNS      `yaml:"dns"`
 	Groups   []Group  `yaml:"groups"` // seeds: written to desired state where it is empty
@@ -82,6 +83,13 @@ type CHAP struct {
 // Journal is the ring of each group at this site.
 type Journal struct {
 	Size Size `yaml:"size"`
+}
+
+// Copies says how this site, where it is primary, brings its targets' copies up and keeps an eye on them.
+type Copies struct {
+	ResyncRate Size     `yaml:"resync_rate"` // bytes a second that resyncs send, all groups together; 0: as fast as it goes
+	ScrubEvery Duration `yaml:"scrub_every"` // how often each target's copy is compared with the primary's; 0: never by itself
+	ScrubRate  Size     `yaml:"scrub_rate"`  // bytes a second that are read for it at each side, all groups together; 0: as fast as it goes
 }
 
 // Host is a VM host of this site.

@@ -96,6 +96,12 @@ func groups() []Definition {
 			says{"checkpoints_lost", "A copy gave checkpoints up that it should have kept; the detail says how many and why. Replication goes on."}),
 		def("replicator", "group", exampleQuarantine,
 			says{"writes_quarantined", "Writes that another epoch overtook were kept aside at this site."}),
+		def("replicator", "group", exampleVerified,
+			says{"verify_started", "The primary began to compare a target's copy with its own, while writes go on."},
+			says{"verify_mismatch", "A stretch of a target's volume is not what the primary's is at the same LSN."},
+			says{"verify_healed", "A stretch that differed was written again in the group's order, and is right at the target now."},
+			says{"verify_completed", "A target's whole copy was compared; the event says how much differed."},
+			says{"verify_failed", "A comparison ended before its end, or found the primary's journal damaged; the detail says why."}),
 		def("replicator", "group", exampleDiscarded,
 			says{"quarantine_discarded", "Somebody discarded, for good, writes that had been kept aside at this site."}),
 	} {

@@ -136,6 +136,24 @@ func exampleQuarantine(string) WritesQuarantined {
 		Extents: []api.QuarantinedExtent{{Volume: "data", Offset: 8192, Length: 4096, LSN: 1031, Time: exampleAt(0)}}}}
 }
 
+func exampleVerified(fact string) CopyVerified {
+	v := CopyVerified{Fact: fact, Group: "erp", Site: "a", Target: "b", Epoch: domain.NewEpoch(0, 1, 1), Bytes: 16 << 20, Total: 128 << 20}
+	switch fact {
+	case "verify_started":
+		v.Bytes = 0
+	case "verify_mismatch", "verify_healed":
+		v.Volume, v.Offset, v.Length, v.LSN, v.Differ = "data", 8192, 4096, 1042, 4096
+	case "verify_completed":
+		v.Bytes, v.Differ = v.Total, 4096
+	case "verify_failed":
+		v.Detail = "target b does not follow"
+	}
+	if fact == "verify_healed" {
+		v.Healed = 4096
+	}
+	return v
+}
+
 func exampleDiscarded(string) WritesDiscarded {
 	item := exampleQuarantine("").Item
 	item.Extents = nil

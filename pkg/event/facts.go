@@ -190,6 +190,32 @@ func (WritesQuarantined) Key() (string, string) { return "group", "writes_quaran
 // Of implements Fact.
 func (f WritesQuarantined) Of() string { return string(f.Item.Group) }
 
+// CopyVerified follows a comparison of a target's copy with its primary's: "verify_started", "verify_mismatch" (an extent
+// that differs at an equal LSN), "verify_healed", "verify_completed", "verify_failed".
+type CopyVerified struct {
+	Fact      string          `json:"fact"` // last word of the event's type
+	Group     domain.GroupID  `json:"group"`
+	Site      domain.SiteID   `json:"site"`   // the primary
+	Target    domain.SiteID   `json:"target"` // whose copy it is
+	Epoch     domain.Epoch    `json:"epoch"`
+	Volume    domain.VolumeID `json:"volume,omitempty"`          // a mismatch: where
+	Offset    int64           `json:"offset,omitempty"`          // a mismatch: bytes from the volume's start
+	Length    int64           `json:"length,omitempty"`          // a mismatch: bytes
+	LSN       domain.LSN      `json:"lsn,omitempty"`             // a mismatch: at which both were compared
+	Bytes     uint64          `json:"bytes"`                     // compared so far
+	Total     uint64          `json:"total_bytes"`               // of all volumes
+	Differ    uint64          `json:"differ_bytes"`              // so far
+	Healed    uint64          `json:"healed_bytes"`              // of those
+	Undecided uint64          `json:"undecided_bytes,omitempty"` // could not be compared at an equal LSN
+	Detail    string          `json:"detail,omitempty"`          // in words
+}
+
+// Key implements Fact.
+func (f CopyVerified) Key() (string, string) { return "group", f.Fact }
+
+// Of implements Fact.
+func (f CopyVerified) Of() string { return string(f.Group) }
+
 // WritesDiscarded tells that somebody discarded diverged writes that had been kept aside.
 type WritesDiscarded struct {
 	Item    api.Quarantined `json:"item"`              // what is gone, without its extents

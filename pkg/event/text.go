@@ -60,6 +60,8 @@ func textOfWork(f Fact) []string {
 			fmt.Sprintf("lsn %d", f.LSN), sent(f), bracket(f.Detail)}
 	case *WritesQuarantined:
 		return []string{"group", string(f.Item.Group), "at site", string(f.Item.Site) + ":", fmt.Sprintf("%d diverged writes, %d bytes,", f.Item.Writes, f.Item.Bytes), "kept aside in", f.Item.Path}
+	case *CopyVerified:
+		return []string{"group", string(f.Group), "at site", string(f.Target), "compared with site", string(f.Site) + ":", words(f.Fact), place(f), fmt.Sprintf("%d of %d bytes compared, %d differ, %d healed", f.Bytes, f.Total, f.Differ, f.Healed), bracket(f.Detail)}
 	case *WritesDiscarded:
 		return []string{"group", string(f.Item.Group), "at site", string(f.Item.Site) + ":", fmt.Sprintf("%d diverged writes, %d bytes,", f.Item.Writes, f.Item.Bytes), "quarantine discarded by", f.By, bracket(f.Why)}
 	case *RunChanged:
@@ -78,6 +80,13 @@ func textOfWork(f Fact) []string {
 		return []string{f.What, f.ID + ":", fmt.Sprintf("version %d of desired state, epoch %s", f.Version, f.Epoch)}
 	}
 	return nil
+}
+
+func place(f *CopyVerified) string {
+	if f.Volume == "" {
+		return ""
+	}
+	return fmt.Sprintf("in volume %s, %d bytes at %d, LSN %d;", f.Volume, f.Length, f.Offset, f.LSN)
 }
 
 func sent(f *ReplicaChanged) string {
@@ -124,6 +133,8 @@ func Groups(f Fact) []domain.GroupID {
 		return []domain.GroupID{f.Group}
 	case *WritesQuarantined:
 		return []domain.GroupID{f.Item.Group}
+	case *CopyVerified:
+		return []domain.GroupID{f.Group}
 	case *WritesDiscarded:
 		return []domain.GroupID{f.Item.Group}
 	case *RunChanged:

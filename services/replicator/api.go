@@ -42,8 +42,8 @@ func (s *service) endpoints() map[string]bus.Endpoint {
 		api.VerbRejoin: bus.Answer(func(ctx context.Context, r api.RejoinRequest) (api.RejoinReply, error) {
 			return with(s, r.Group, func(g *group.Group) (api.RejoinReply, error) { return g.Rejoin(ctx, r) })
 		}),
-		api.VerbResyncBegin: bus.Answer(func(ctx context.Context, r api.ResyncBegin) (api.Empty, error) {
-			return with(s, r.Group, func(g *group.Group) (api.Empty, error) { return api.Empty{}, g.ResyncBegin(ctx, r) })
+		api.VerbResyncBegin: bus.Answer(func(ctx context.Context, r api.ResyncBegin) (api.ResyncBegun, error) {
+			return with(s, r.Group, func(g *group.Group) (api.ResyncBegun, error) { return g.ResyncBegin(ctx, r) })
 		}),
 		api.VerbResyncCommit: bus.Answer(func(ctx context.Context, r api.ResyncCommit) (api.Empty, error) {
 			return with(s, r.Group, func(g *group.Group) (api.Empty, error) { return api.Empty{}, g.ResyncCommit(ctx, r) })
@@ -66,7 +66,14 @@ func (s *service) endpoints() map[string]bus.Endpoint {
 		api.VerbQuarantine:        bus.Answer(s.quarantine),
 		api.VerbQuarantineRead:    bus.Answer(s.quarantineRead),
 		api.VerbQuarantineDiscard: bus.Answer(s.quarantineDiscard),
-		api.VerbStatus:            bus.Answer(s.status),
+		api.VerbVerify:            bus.Answer(s.verify),
+		api.VerbVerifyHash: bus.Answer(func(ctx context.Context, r api.VerifyHash) (api.VerifySums, error) {
+			return with(s, r.Group, func(g *group.Group) (api.VerifySums, error) { return g.VerifyHash(ctx, r) })
+		}),
+		api.VerbVerifyExact: bus.Answer(func(ctx context.Context, r api.VerifyExact) (api.VerifySums, error) {
+			return with(s, r.Group, func(g *group.Group) (api.VerifySums, error) { return g.VerifyExact(ctx, r) })
+		}),
+		api.VerbStatus: bus.Answer(s.status),
 	}
 }
 
@@ -89,6 +96,18 @@ func (s *service) resyncData(_ context.Context, data []byte) ([]byte, error) {
 		return nil, err
 	}
 	return nil, g.ResyncData(data)
+}
+
+func (s *service) resyncHash(_ context.Context, data []byte) ([]byte, error) {
+	id, err := group.ResyncGroup(data)
+	if err != nil {
+		return nil, err
+	}
+	g, err := s.find(id)
+	if err != nil {
+		return nil, err
+	}
+	return g.ResyncHash(data)
 }
 
 func (s *service) all(id domain.GroupID) []*group.Group {

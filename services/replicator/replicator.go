@@ -45,6 +45,9 @@ type Config struct {
 	PipeBytes    int64 // bound of a pipe, in memory at the target's NATS; 0 means 64 MiB
 	Timing       Timing
 	Heartbeat    time.Duration // 0 means 500 ms
+	ResyncRate   int64         // bytes a second that resyncs send, all groups together; 0: no bound
+	ScrubEvery   time.Duration // how often each target's copy is compared; 0: never
+	ScrubRate    int64         // bytes a second read for that; 0: no bound
 }
 
 // Deps is what the replicator is wired to.
@@ -65,6 +68,8 @@ type service struct {
 	portal *portal
 	guard  target.Guard // of every volume; nil: everyone
 	meters meters
+
+	resyncPace, scrubPace *group.Pace
 
 	mu      sync.Mutex
 	groups  map[domain.GroupID]*group.Group
@@ -97,6 +102,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	s := &service{
 		cfg: cfg, deps: deps, log: log, guard: target.GuardOf(secrets), tracer: deps.Tracer.Tracer("holdfast/replicator"),
 		groups: map[domain.GroupID]*group.Group{}, opening: map[domain.GroupID]bool{}, faults: map[domain.GroupID]error{}, meters: newMeters(deps.Metrics),
+		resyncPace: group.NewPace(cfg.ResyncRate), scrubPace: group.NewPace(cfg.ScrubRate),
 	}
 	return s.run(ctx, ln)
 }
@@ -161,6 +167,9 @@ func (s *service) follow(ctx context.Context) error {
 	}
 	data := api.QuerySubject(s.cfg.Site, api.ServiceReplicator, api.VerbResyncData)
 	if err := local.Handle(ctx, data, s.resyncData); err != nil {
+		return err
+	}
+	if err := local.Handle(ctx, api.QuerySubject(s.cfg.Site, api.ServiceReplicator, api.VerbResyncHash), s.resyncHash); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
@@ -229,6 +238,7 @@ func (s *service) open(ctx context.Context, def domain.Group) {
 	g, err := group.Open(ctx, group.Config{
 		Site: s.cfg.Site, Dir: filepath.Join(s.cfg.DataDir, string(def.ID)), JournalBytes: s.cfg.JournalBytes, PipeBytes: s.cfg.PipeBytes,
 		Timing: s.cfg.Timing, Mesh: s.deps.Mesh, Portal: s.portal, Events: s.events, Tracer: s.tracer, Logger: s.log,
+		ScrubEvery: s.cfg.ScrubEvery, ResyncPace: s.resyncPace, ScrubPace: s.scrubPace,
 		Meter: func(v domain.VolumeID) target.Meter { return s.meters.volume(def.ID, v) },
 	}, def)
 	s.mu.Lock()

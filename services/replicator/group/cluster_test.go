@@ -177,6 +177,7 @@ type cluster struct {
 	t     *testing.T
 	def   domain.Group
 	pace  Timing // of the sites booted from now on
+	scrub time.Duration
 	quo   *register
 	nodes map[domain.SiteID]*node
 	urls  map[domain.SiteID]string
@@ -255,7 +256,7 @@ func (c *cluster) boot(sites ...domain.SiteID) {
 		if n.facts == nil {
 			n.facts = &facts{}
 		}
-		cfg := Config{Site: site, Dir: n.dir, JournalBytes: 16 << 20, PipeBytes: 16 << 20, Timing: c.pace, Mesh: n.mesh, Portal: n.portal, Events: n.facts,
+		cfg := Config{Site: site, Dir: n.dir, JournalBytes: 16 << 20, PipeBytes: 16 << 20, Timing: c.pace, Mesh: n.mesh, Portal: n.portal, Events: n.facts, ScrubEvery: c.scrub,
 			Tracer: noop.NewTracerProvider().Tracer(""), Logger: slog.New(logTo{c.t, site}),
 			Now: func() clock.Time { return clock.Now() + clock.Time(n.skew.Load()) },
 			failpoint: func(place string) error {
@@ -282,13 +283,17 @@ func (n *node) listen(ctx context.Context, g *Group) {
 		api.VerbResyncCommit: bus.Answer(func(ctx context.Context, r api.ResyncCommit) (api.Empty, error) {
 			return api.Empty{}, g.ResyncCommit(ctx, r)
 		}),
-		api.VerbResyncBegin: bus.Answer(func(ctx context.Context, r api.ResyncBegin) (api.Empty, error) {
-			return api.Empty{}, g.ResyncBegin(ctx, r)
-		}),
+		api.VerbResyncBegin: bus.Answer(g.ResyncBegin),
+		api.VerbVerifyHash:  bus.Answer(g.VerifyHash),
+		api.VerbVerifyExact: bus.Answer(g.VerifyExact),
 	})
 	if err == nil {
 		err = n.mesh.Local().Handle(ctx, api.QuerySubject(n.id, api.ServiceReplicator, api.VerbResyncData),
 			func(_ context.Context, b []byte) ([]byte, error) { return nil, g.ResyncData(b) })
+	}
+	if err == nil {
+		err = n.mesh.Local().Handle(ctx, api.QuerySubject(n.id, api.ServiceReplicator, api.VerbResyncHash),
+			func(_ context.Context, b []byte) ([]byte, error) { return g.ResyncHash(b) })
 	}
 	if err != nil {
 		n.t.Fatal(err)

@@ -74,7 +74,10 @@ type Config struct {
 	// Meter measures the commands of a volume; nil measures none.
 	Meter func(domain.VolumeID) target.Meter
 	// Quiesce holds guests still for application-consistent checkpoints; nil cannot.
-	Quiesce Quiescer
+	Quiesce    Quiescer
+	ScrubEvery time.Duration // how often a primary compares each target's copy by itself; 0: never
+	// ResyncPace and ScrubPace bound what resyncs send and verifications read; nil: nothing does. Groups may share one.
+	ResyncPace, ScrubPace *Pace
 	// Now reads the clock that leases run on; clock.Now by default.
 	Now func() clock.Time
 

@@ -43,6 +43,9 @@ type Group struct {
 	served   map[string]bool
 	overlays map[domain.LSN]*overlay // open checkpoints
 	readers  map[domain.LSN]*reader  // checkpoints that are being read piece by piece
+
+	verifies map[domain.SiteID]*verify // the last one with each target
+	verified verified
 }
 
 // Open opens this site's copy of a group, or makes it. It begins as a target: only Promote makes a primary. It ends, at
@@ -248,6 +251,7 @@ func (g *Group) Status() api.GroupStatus {
 	} else if out.Error == "" {
 		out.Error = err.Error()
 	}
+	out.Verify = g.verifyStatus()
 	if s != nil && s.gate.open() {
 		out.Role, out.Serving, out.Epoch, out.Disks = domain.RolePrimary, len(reply.Disks) > 0, s.epoch, reply.Disks
 		out.RPOTarget = g.store.group.RPO.Seconds()

@@ -147,10 +147,10 @@ func (g *Group) tried(epoch domain.Epoch) bool {
 // the journal, up to the checkpoint when one is named.
 func (g *Group) takeOver(ctx context.Context, epoch domain.Epoch, checkpoint domain.LSN) error {
 	g.stopReceiver()
-	g.mu.Lock()
-	g.stage.drop()
-	g.stage = nil
-	g.mu.Unlock()
+	g.dropStage()
+	if err := g.store.discardStage(); err != nil {
+		return err
+	}
 	if err := g.store.raiseFence(epoch); err != nil {
 		return err
 	}

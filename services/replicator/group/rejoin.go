@@ -59,6 +59,9 @@ func (g *Group) Rejoin(ctx context.Context, req api.RejoinRequest) (reply api.Re
 	if reply.Resync || reply.Full {
 		return reply, nil
 	}
+	if err := g.store.discardStage(); err != nil { // frames do: nobody will go on with it
+		return reply, fmt.Errorf("rejoin group %s: %w", g.id, err)
+	}
 	return reply, g.receive(ctx, req.Epoch, req.Lineage)
 }
 
@@ -194,29 +197,47 @@ func (g *Group) dropStage() {
 	g.stage = nil
 }
 
-// ResyncBegin opens an empty stage for a primary that this copy has rejoined.
-func (g *Group) ResyncBegin(ctx context.Context, req api.ResyncBegin) error {
+// ResyncBegin opens a stage for a primary that this copy has rejoined, and says what is in it. The volumes show all of the
+// journal from here on, as they do after a start: so the image that resync_hash tells of stays what it is.
+func (g *Group) ResyncBegin(ctx context.Context, req api.ResyncBegin) (api.ResyncBegun, error) {
+	var begun api.ResyncBegun
 	end, err := g.begin(ctx)
 	if err != nil {
-		return err
+		return begun, err
 	}
 	defer end()
 	if fence := g.store.fence(); req.Epoch != fence || g.current() != nil {
-		return fmt.Errorf("resync group %s under epoch %s: fenced to %s: %w", g.id, req.Epoch, fence, domain.ErrStaleEpoch)
+		return begun, fmt.Errorf("resync group %s under epoch %s: fenced to %s: %w", g.id, req.Epoch, fence, domain.ErrStaleEpoch)
 	}
 	if err := g.broken(); err != nil {
-		return err
+		return begun, err
 	}
 	g.stopReceiver()
 	g.dropStage()
+	if err := g.applyAll(); err != nil {
+		g.fail(err)
+		return begun, fmt.Errorf("resync group %s: %w", g.id, err)
+	}
 	st, err := g.store.beginStage(req.Epoch, req.Session)
 	if err != nil {
-		return fmt.Errorf("resync group %s: %w", g.id, err)
+		return begun, fmt.Errorf("resync group %s: %w", g.id, err)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.stage = st
-	return nil
+	if set := st.resumed.set; set.Bytes() > 0 {
+		begun.Staged = set.Encode()
+	}
+	return begun, nil
+}
+
+// applyAll brings all of the journal to the volumes. Nothing else may change the store.
+func (g *Group) applyAll() error {
+	err := g.store.reloadTail()
+	if err == nil {
+		err = g.store.applyUpTo(g.store.last())
+	}
+	return err
 }
 
 // ResyncData stages one piece. b is the request as it came.
@@ -265,11 +286,7 @@ func (g *Group) ResyncCommit(ctx context.Context, req api.ResyncCommit) error {
 // made good at the next start.
 func (g *Group) install(st *stage, req api.ResyncCommit) {
 	// What was sent goes on from the end of this journal, not from where the volumes are.
-	err := g.store.reloadTail()
-	if err == nil {
-		err = g.store.applyUpTo(g.store.last())
-	}
-	if err != nil {
+	if err := g.applyAll(); err != nil {
 		g.fail(err)
 		return
 	}

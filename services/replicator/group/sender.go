@@ -34,6 +34,7 @@ type sender struct {
 	joinLSN    domain.LSN
 	resynced   uint64
 	total      uint64
+	pass       pass // of the last resync
 	err        error
 	caught     bool      // reported as streaming in this session
 	moved      time.Time // when its position last grew
@@ -257,5 +258,6 @@ func (t *sender) status(head domain.LSN) api.TargetStatus {
 	if t.err != nil {
 		st.Error = t.err.Error()
 	}
+	st.Resync = t.resyncProgress()
 	return st
 }

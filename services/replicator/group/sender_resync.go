@@ -39,14 +39,11 @@ func (t *sender) resync(ctx context.Context, r api.RejoinReply) (err error) {
 		return fmt.Errorf("resync target %s: %w", t.site, err)
 	}
 	defer t.track.stopFresh()
-	t.begin(uint64(set.Bytes()))
-	span.SetAttributes(attribute.Int64("total_bytes", set.Bytes()))
-	t.s.log.Info("resync begins", "target", string(t.site), "bytes", set.Bytes(), "full", r.Full)
-	t.publishResync(ctx, "resync_started", cut)
 	session := uint64(t.s.g.cfg.Now())
-	if err := t.call(ctx, api.VerbResyncBegin, api.ResyncBegin{Group: t.s.st.group.ID, Epoch: t.s.epoch, Session: session}); err != nil {
-		return err
+	if set, err = t.openStage(ctx, session, set, cut); err != nil {
+		return fmt.Errorf("resync target %s: %w", t.site, err)
 	}
+	span.SetAttributes(attribute.Int64("total_bytes", set.Bytes()))
 	end := cut
 	for round := 0; ; round++ {
 		if err := t.sendBlocks(ctx, session, set); err != nil {
@@ -72,6 +69,7 @@ func (t *sender) resync(ctx context.Context, r api.RejoinReply) (err error) {
 	}
 	t.mu.Lock()
 	t.committing = true
+	t.pass.enter(api.ResyncInstalling, 0)
 	t.mu.Unlock()
 	return nil
 }
@@ -81,10 +79,13 @@ func (t *sender) resyncDone(ctx context.Context, at domain.LSN) {
 	t.mu.Lock()
 	done := t.committing
 	t.committing = false
+	if done {
+		t.pass.enter(api.ResyncCompleted, 0)
+	}
 	t.mu.Unlock()
 	if done {
 		t.s.log.Info("resync completed", "target", string(t.site), "lsn", uint64(at))
-		t.publishResync(ctx, "resync_completed", at)
+		t.publishResync(ctx, "resync_completed", at, t.resyncSummary())
 	}
 }
 
@@ -138,27 +139,23 @@ func (k *track) stopFresh() {
 	k.fresh = nil
 }
 
-func (t *sender) begin(total uint64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.state, t.resynced, t.total, t.caught = api.TargetResync, 0, total, false
-}
-
 func (t *sender) addTotal(n uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.total += n
+	t.pass.total += n
 }
 
 func (t *sender) sentBytes(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.resynced += uint64(n)
+	t.pass.done += uint64(n)
 }
 
-func (t *sender) publishResync(ctx context.Context, fact string, lsn domain.LSN) {
+func (t *sender) publishResync(ctx context.Context, fact string, lsn domain.LSN, detail string) {
 	t.mu.Lock()
-	f := event.ReplicaChanged{Fact: fact, Group: t.s.st.group.ID, Site: t.s.g.cfg.Site, Epoch: t.s.epoch, LSN: lsn, Target: t.site, Bytes: t.resynced}
+	f := event.ReplicaChanged{Fact: fact, Group: t.s.st.group.ID, Site: t.s.g.cfg.Site, Epoch: t.s.epoch, LSN: lsn, Target: t.site, Bytes: t.resynced, Detail: detail}
 	t.mu.Unlock()
 	for _, n := range t.s.st.sizes {
 		f.Volume += uint64(n)
@@ -214,20 +211,27 @@ func (t *sender) sendBlock(ctx context.Context, session uint64, run extent.Run) 
 }
 
 func (t *sender) sendRecord(ctx context.Context, session uint64, rec record) error {
+	b := rec.append(t.resyncHeader(session, len(rec.payload)))
+	if err := t.s.g.cfg.ResyncPace.wait(ctx, len(b)); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, resyncTimeout)
 	defer cancel()
-	g := t.s.st.group.ID
-	b := make([]byte, 0, 64+len(rec.payload))
-	b = append(b, byte(len(g)))
-	b = append(b, g...)
-	b = binary.LittleEndian.AppendUint64(b, uint64(t.s.epoch))
-	b = binary.LittleEndian.AppendUint64(b, session)
-	b = rec.append(b)
 	_, err := t.conn.Request(ctx, api.QuerySubject(t.site, api.ServiceReplicator, api.VerbResyncData), b)
 	if err == nil {
 		t.sentBytes(len(b))
 	}
 	return err
+}
+
+// resyncHeader is what each piece of a resync begins with: the group, epoch and session it is of. room is for what follows.
+func (t *sender) resyncHeader(session uint64, room int) []byte {
+	g := t.s.st.group.ID
+	b := make([]byte, 0, 64+room)
+	b = append(b, byte(len(g)))
+	b = append(b, g...)
+	b = binary.LittleEndian.AppendUint64(b, uint64(t.s.epoch))
+	return binary.LittleEndian.AppendUint64(b, session)
 }
 
 // sendFrames sends the frames of (cut, end] to the stage, in order. journal.ErrNotRetained when the ring let go of one.

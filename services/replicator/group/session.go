@@ -26,11 +26,12 @@ type session struct {
 	log   *slog.Logger
 	cause trace.SpanContext // what the promote was asked by
 
-	ctx    context.Context //nolint:containedctx // the session's own life, ended by fail
-	cancel context.CancelCauseFunc
-	core   sync.WaitGroup // the committer and the completer
-	wg     sync.WaitGroup // everything else but supervise
-	ended  chan struct{}  // closed when nothing of the session runs any more
+	ctx       context.Context //nolint:containedctx // the session's own life, ended by fail
+	cancel    context.CancelCauseFunc
+	core      sync.WaitGroup // the committer and the completer
+	wg        sync.WaitGroup // everything else but supervise
+	verifying sync.WaitGroup // comparisons, which end with ctx
+	ended     chan struct{}  // closed when nothing of the session runs any more
 	// confirmed is closed when the epoch's first change, a marker, is where every acknowledged change must be. Nothing is
 	// served before: a copy that had more than this one, unacknowledged, could otherwise show it later, after a reader
 	// here has seen that it is not there.
@@ -104,7 +105,7 @@ func newSession(ctx context.Context, g *Group, epoch domain.Epoch, deadline cloc
 func (s *session) start() {
 	s.core.Go(s.commitLoop)
 	s.core.Go(s.completeLoop)
-	for _, run := range []func(){s.guardLoop, s.checkpointLoop, s.watchLoop, s.headLoop, s.register.run} {
+	for _, run := range []func(){s.guardLoop, s.checkpointLoop, s.watchLoop, s.headLoop, s.scrubLoop, s.register.run} {
 		s.wg.Go(run)
 	}
 	for _, t := range s.senders {
@@ -144,6 +145,7 @@ func (s *session) supervise() {
 	}
 	s.g.unserve(s.epoch)
 	s.wg.Wait()
+	s.verifying.Wait()
 	s.g.sessionEnded(s, began, context.Cause(s.ctx))
 	close(s.ended)
 }

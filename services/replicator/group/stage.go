@@ -30,6 +30,8 @@ type stage struct {
 	mu sync.Mutex
 	f  *os.File
 	w  *bufio.Writer
+
+	resumed *resumed
 }
 
 // Kinds of record.
@@ -105,19 +107,31 @@ func (r record) check(sizes []int64) error {
 
 func (s *store) stageDir() string { return filepath.Join(s.dir, "stage") }
 
-// beginStage makes an empty stage, in place of any other.
+func (s *store) stagePath() string { return filepath.Join(s.stageDir(), stageFile) }
+
+// beginStage opens the stage. A process that is killed loses at most what waits to be written, 64 KiB. What an earlier one holds whole, before its first frame, stays; frames of another resync do not.
 func (s *store) beginStage(epoch domain.Epoch, session uint64) (*stage, error) {
-	if err := os.RemoveAll(s.stageDir()); err != nil {
+	if err := s.dropMarker(); err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(s.stageDir(), 0o700); err != nil {
+	if err := os.MkdirAll(s.stageDir(), 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(s.stageDir(), stageFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(s.stagePath(), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	return &stage{epoch: epoch, session: session, f: f, w: bufio.NewWriterSize(f, 1<<20)}, nil
+	left, err := s.leftInStage(f)
+	if err == nil {
+		err = f.Truncate(left.bytes)
+	}
+	if err == nil {
+		_, err = f.Seek(left.bytes, io.SeekStart)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &stage{epoch: epoch, session: session, f: f, w: bufio.NewWriterSize(f, 64<<10), resumed: left}, nil
 }
 
 // add keeps one encoded record. Safe for concurrent use.
@@ -224,11 +238,11 @@ func readRecords(r *bufio.Reader, sizes []int64, visit func(record) error) error
 	}
 }
 
-// redoStage finishes a resync that was committed before a crash, and removes one that was not.
+// redoStage finishes a resync that was committed before a crash. What one that was not had staged stays for the next.
 func (s *store) redoStage() error {
 	b, err := os.ReadFile(filepath.Join(s.stageDir(), stageMarker))
 	if errors.Is(err, fs.ErrNotExist) {
-		return removeDurably(s.stageDir())
+		return nil
 	}
 	if err != nil {
 		return err
@@ -243,7 +257,7 @@ func (s *store) redoStage() error {
 // applyStage brings a sealed stage to the volumes, then resets the journal to its end, then removes the stage. Every
 // part may be done again.
 func (s *store) applyStage(c api.ResyncCommit, failpoint func(string) error) error {
-	f, err := os.Open(filepath.Join(s.stageDir(), stageFile))
+	f, err := os.Open(s.stagePath())
 	if err != nil {
 		return err
 	}

@@ -399,7 +399,8 @@ func quorumService(cfg config.Config) service {
 
 func replicatorService(cfg config.Config) service {
 	rc := replicator.Config{Site: cfg.Site, DataDir: filepath.Join(cfg.DataDir, "replicator"), ISCSIListen: cfg.ISCSI.Listen, ISCSIPortal: cfg.ISCSI.Portal,
-		CHAP: chap.Settings(cfg.ISCSI.CHAP), JournalBytes: int64(cfg.Journal.Size)}
+		CHAP: chap.Settings(cfg.ISCSI.CHAP), JournalBytes: int64(cfg.Journal.Size),
+		ResyncRate: int64(cfg.Copies.ResyncRate), ScrubEvery: time.Duration(cfg.Copies.ScrubEvery), ScrubRate: int64(cfg.Copies.ScrubRate)}
 	if cfg.Timing == "fast" {
 		rc.Timing.Pull = 150 * time.Millisecond
 	}

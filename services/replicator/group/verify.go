@@ -1,0 +1,343 @@
+package group
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/event"
+	"github.com/holdfast-dr/holdfast/services/replicator/extent"
+	"github.com/holdfast-dr/holdfast/services/replicator/hashmap"
+	"github.com/holdfast-dr/holdfast/services/replicator/target"
+)
+
+// verify compares a target's copy with the primary's while writes go on, in two steps.
+//
+// First both hash their volumes, each as it is at that moment. What is equal then is equal. What is not may be a write under
+// way, and is only suspected.
+//
+// Suspected blocks are read here at one exact LSN, p. Then the target, once its volumes show p, reads them at one exact LSN of
+// its own, q >= p. The journal here has the changes in (p, q]; applied in memory to what was read, they give what the blocks
+// must be at q. A block that is anything else at the target differs, whatever is written meanwhile; one that is that, does
+// not. So there is no false alarm, and no block is written too often to be judged.
+type verify struct {
+	s    *session
+	t    *sender
+	id   uint64
+	zero func(int64) *hashmap.Tree
+
+	mu sync.Mutex
+	st api.VerifyStatus
+}
+
+const (
+	verifyExtents = 1000 // kept in the status
+	verifyEvents  = 64   // told one by one
+	verifyTries   = 8
+	healBytes     = 64 << 10
+)
+
+// Verify begins a comparison, or gives the one under way. See api.VerifyRequest.
+func (g *Group) Verify(_ context.Context, r api.VerifyRequest) (api.VerifyStatus, error) {
+	s := g.current()
+	if s == nil || !s.gate.open() {
+		return api.VerifyStatus{}, fmt.Errorf("verify group %s: this site is not its primary: ask the one that is: %w", g.id, domain.ErrRefused)
+	}
+	t := s.senders[r.Target]
+	switch {
+	case t == nil:
+		return api.VerifyStatus{}, fmt.Errorf("verify group %s: site %q is none of its targets: %w", g.id, r.Target, domain.ErrNotFound)
+	case r.Heal && r.Why == "":
+		return api.VerifyStatus{}, fmt.Errorf("verify group %s: say why it is to be healed: it is kept in the audit: %w", g.id, domain.ErrInvalid)
+	case !t.isLive():
+		return api.VerifyStatus{}, fmt.Errorf("verify group %s: target %s does not follow now: wait until holdfast status shows it streaming: %w", g.id, r.Target, domain.ErrUnavailable)
+	}
+	v, ok := s.startVerify(t, r.Heal, false)
+	if !ok {
+		return api.VerifyStatus{}, fmt.Errorf("verify group %s: serving ends: %w", g.id, domain.ErrUnavailable)
+	}
+	return v.status(), nil
+}
+
+// startVerify runs a comparison with a target, unless one runs; false when the session ends.
+func (s *session) startVerify(t *sender, heal, scheduled bool) (*verify, bool) {
+	g := s.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if v := g.verifies[t.site]; v != nil && v.status().Running {
+		return v, true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, false
+	}
+	v := &verify{s: s, t: t, id: uint64(g.cfg.Now()), zero: zeroTrees(), st: api.VerifyStatus{Target: t.site, Running: true, Scheduled: scheduled, Heal: heal, Epoch: s.epoch, Started: time.Now()}}
+	for _, n := range s.st.sizes {
+		v.st.Total += uint64(n)
+	}
+	if g.verifies == nil {
+		g.verifies = map[domain.SiteID]*verify{}
+	}
+	g.verifies[t.site] = v
+	s.verifying.Go(func() { v.run(s.ctx) })
+	return v, true
+}
+
+func (v *verify) status() api.VerifyStatus {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	out := v.st
+	out.Extents = slices.Clone(out.Extents)
+	end := out.Ended
+	if out.Running {
+		end = time.Now()
+	}
+	out.RateBytes, out.LeftSeconds = pace(out.Bytes, out.Total, end.Sub(out.Started))
+	return out
+}
+
+// verifyStatus lists the comparisons with each target, the last one each.
+func (g *Group) verifyStatus() []api.VerifyStatus {
+	g.mu.Lock()
+	all := make([]*verify, 0, len(g.verifies))
+	for _, v := range g.verifies {
+		all = append(all, v)
+	}
+	g.mu.Unlock()
+	var out []api.VerifyStatus
+	for _, v := range all {
+		out = append(out, v.status())
+	}
+	slices.SortFunc(out, func(a, b api.VerifyStatus) int { return strings.Compare(string(a.Target), string(b.Target)) })
+	return out
+}
+
+func (v *verify) run(ctx context.Context) {
+	v.tell(ctx, "verify_started", api.VerifyExtent{}, "")
+	err := v.everything(ctx)
+	if err == nil {
+		err = v.s.st.checkJournal()
+	}
+	v.mu.Lock()
+	v.st.Running, v.st.Ended = false, time.Now()
+	if err != nil {
+		v.st.Error = err.Error()
+	}
+	v.mu.Unlock()
+	fact, detail := "verify_completed", ""
+	if err != nil {
+		fact, detail = "verify_failed", err.Error()
+	}
+	v.s.log.Info("verification ended", "target", string(v.t.site), "error", err)
+	v.tell(ctx, fact, api.VerifyExtent{}, detail)
+}
+
+func (v *verify) everything(ctx context.Context) error {
+	all := extent.New(v.s.st.sizes)
+	all.MarkAll()
+	for at := range stretches(v.s.st.sizes, all) {
+		if err := v.s.g.cfg.ScrubPace.wait(ctx, int(at.length)); err != nil {
+			return context.Cause(ctx)
+		}
+		if err := v.again(ctx, func() error { return v.stretch(ctx, at) }); err != nil {
+			return fmt.Errorf("verify %d bytes at %d of volume %s: %w", at.length, at.off, v.volume(at.volume), err)
+		}
+		v.mu.Lock()
+		v.st.Bytes += uint64(at.length)
+		v.mu.Unlock()
+	}
+	return nil
+}
+
+// again repeats what the target did not answer, or what could not be decided, some times.
+func (v *verify) again(ctx context.Context, f func() error) (err error) {
+	for range verifyTries {
+		if err = f(); !errors.Is(err, domain.ErrUnavailable) && !errors.Is(err, errUndecided) {
+			return err
+		}
+		if !sleep(ctx, v.s.g.cfg.Timing.Retry) {
+			return context.Cause(ctx)
+		}
+	}
+	return err
+}
+
+func (v *verify) volume(index int) domain.VolumeID { return v.s.st.group.Volumes[index].ID }
+
+// stretch compares one stretch.
+func (v *verify) stretch(ctx context.Context, at stretch) error {
+	suspects, err := v.suspects(ctx, at)
+	if err != nil {
+		return err
+	}
+	for part := range slices.Chunk(suspects, exactBlocks) {
+		var differ []int64
+		var lsn domain.LSN
+		err := v.again(ctx, func() (err error) { differ, lsn, err = v.exact(ctx, at.volume, part); return err })
+		if errors.Is(err, errUndecided) {
+			v.mu.Lock()
+			v.st.Undecided += uint64(len(part)) * hashmap.Block
+			v.mu.Unlock()
+			continue
+		}
+		if err == nil && len(differ) > 0 {
+			err = v.found(ctx, at.volume, differ, lsn)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// suspects gives the blocks of a stretch whose sums differ, each side read at its own moment.
+func (v *verify) suspects(ctx context.Context, at stretch) ([]int64, error) {
+	tree, err := hashMedium(v.s.st.vols[at.volume], at)
+	if err != nil {
+		return nil, err
+	}
+	w := hashmap.Compare(tree, v.zero(at.length))
+	for q, more := w.Next(); more; q, more = w.Next() {
+		r, err := verifyCall(ctx, v.t, api.VerbVerifyHash, api.VerifyHash{Group: v.s.st.group.ID, Epoch: v.s.epoch, Session: v.id,
+			Volume: at.volume, Offset: at.off, Question: q.Encode()})
+		if err == nil {
+			err = w.Take(r.Sums)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	var out []int64
+	for _, b := range w.Differing() {
+		out = append(out, at.off/hashmap.Block+int64(b))
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+func verifyCall[Req any](ctx context.Context, t *sender, verb string, req Req) (api.VerifySums, error) {
+	ctx, cancel := context.WithTimeout(ctx, resyncTimeout)
+	defer cancel()
+	return bus.Call[api.VerifySums](ctx, t.conn, api.ServiceReplicator, verb, req)
+}
+
+// exact decides which of the blocks differ, at the LSN it gives.
+func (v *verify) exact(ctx context.Context, volume int, blocks []int64) (differ []int64, at domain.LSN, err error) {
+	content, from, err := v.s.st.readExact(volume, blocks)
+	if err != nil {
+		return nil, 0, err
+	}
+	r, err := verifyCall(ctx, v.t, api.VerbVerifyExact, api.VerifyExact{Group: v.s.st.group.ID, Epoch: v.s.epoch, LSN: from, Volume: volume, Blocks: blocks})
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(r.Sums) != len(blocks)*hashmap.SumSize {
+		return nil, 0, fmt.Errorf("%d bytes of sums for %d blocks: %w", len(r.Sums), len(blocks), domain.ErrInvalid)
+	}
+	if err := v.s.st.advance(volume, blocks, content, from, r.LSN); err != nil {
+		return nil, 0, err
+	}
+	for i, b := range blocks {
+		if hashmap.Of(content[i]) != hashmap.Sum(r.Sums[i*hashmap.SumSize:]) {
+			differ = append(differ, b)
+		}
+	}
+	return differ, r.LSN, nil
+}
+
+// found tells what differs, and heals it if that was asked for.
+func (v *verify) found(ctx context.Context, volume int, blocks []int64, lsn domain.LSN) error {
+	for _, x := range v.extents(volume, blocks, lsn) {
+		v.mu.Lock()
+		v.st.Differ += uint64(x.Length)
+		tell := len(v.st.Extents) < verifyEvents
+		if len(v.st.Extents) < verifyExtents {
+			v.st.Extents = append(v.st.Extents, x)
+		}
+		heal := v.st.Heal
+		v.mu.Unlock()
+		v.s.log.Error("a target's copy differs", "target", string(v.t.site), "volume", string(x.Volume), "offset", x.Offset, "bytes", x.Length, "lsn", uint64(x.LSN))
+		if tell {
+			v.tell(ctx, "verify_mismatch", x, "")
+		}
+		if !heal {
+			continue
+		}
+		if err := v.heal(ctx, volume, x); err != nil {
+			return fmt.Errorf("heal %d bytes at %d: %w", x.Length, x.Offset, err)
+		}
+		x.Healed = true
+		v.mu.Lock()
+		v.st.Healed += uint64(x.Length)
+		for i, y := range v.st.Extents {
+			if y.Volume == x.Volume && y.Offset == x.Offset {
+				v.st.Extents[i].Healed = true
+			}
+		}
+		v.mu.Unlock()
+		if tell {
+			v.tell(ctx, "verify_healed", x, "")
+		}
+	}
+	return nil
+}
+
+// extents joins blocks that touch, none longer than one healing write.
+func (v *verify) extents(volume int, blocks []int64, lsn domain.LSN) []api.VerifyExtent {
+	set := extent.New(v.s.st.sizes)
+	for _, b := range blocks {
+		set.Mark(volume, b*hashmap.Block, 1)
+	}
+	var out []api.VerifyExtent
+	for run := range set.Runs(healBytes) {
+		out = append(out, api.VerifyExtent{Volume: v.volume(volume), Offset: run.Off, Length: run.Len, LSN: lsn})
+	}
+	return out
+}
+
+// heal writes the primary's content of an extent once more: a compare-and-write in the group's order, so that it never
+// undoes what an initiator writes meanwhile, and reaches every target as any change does. Then it looks whether that helped.
+func (v *verify) heal(ctx context.Context, volume int, x api.VerifyExtent) error {
+	for try := 0; ; try++ {
+		have := make([]byte, x.Length)
+		if _, err := v.s.st.vols[volume].ReadAt(have, x.Offset); err != nil {
+			return err
+		}
+		done := make(chan error, 1)
+		v.s.submit(&op{volume: volume, cmd: &target.Command{Op: target.OpCompareAndWrite, Off: x.Offset, Len: x.Length, Compare: have, Data: slices.Clone(have)},
+			done: func(err error) { done <- err }})
+		err := <-done // the session answers every command, at its end at the latest
+		var changed *target.MiscompareError
+		if err == nil {
+			break
+		}
+		if !errors.As(err, &changed) || try == 100 {
+			return err
+		}
+	}
+	var blocks []int64
+	for off := x.Offset; off < x.Offset+x.Length; off += hashmap.Block {
+		blocks = append(blocks, off/hashmap.Block)
+	}
+	var differ []int64
+	err := v.again(ctx, func() (err error) { differ, _, err = v.exact(ctx, volume, blocks); return err })
+	if err == nil && len(differ) > 0 {
+		err = fmt.Errorf("it was written again, and the target still has something else: look at its disk: %w", domain.ErrRefused)
+	}
+	return err
+}
+
+func (v *verify) tell(ctx context.Context, fact string, x api.VerifyExtent, detail string) {
+	st := v.status()
+	f := event.CopyVerified{Fact: fact, Group: v.s.st.group.ID, Site: v.s.g.cfg.Site, Target: st.Target, Epoch: st.Epoch, Volume: x.Volume, Offset: x.Offset, Length: x.Length,
+		LSN: x.LSN, Bytes: st.Bytes, Total: st.Total, Differ: st.Differ, Healed: st.Healed, Undecided: st.Undecided, Detail: detail}
+	v.s.g.cfg.Events.Publish(ctx, fmt.Sprintf("%s-%s-%s-%d-%s-%s-%d", f.Group, f.Site, f.Target, v.id, fact, x.Volume, x.Offset), f)
+}
