@@ -24,6 +24,7 @@ func groupCommand() *cobra.Command {
 			RunE: func(cmd *cobra.Command, args []string) error {
 				return groupShow(cmd, r, *site, domain.GroupID(args[0]))
 			}},
+		groupSeedCommand(r),
 	)
 	return c
 }

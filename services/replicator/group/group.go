@@ -237,7 +237,7 @@ func (g *Group) Status() api.GroupStatus {
 	reply := g.reply
 	g.mu.Unlock()
 	out := api.GroupStatus{
-		Group: g.id, Role: domain.RoleTarget, Epoch: g.store.fence(), Consistent: failure == nil && !staging && st.Broken == nil,
+		Group: g.id, Role: domain.RoleTarget, Epoch: g.store.fence(), Consistent: failure == nil && !staging && !g.store.seeded() && st.Broken == nil,
 		HeadLSN: st.LastLSN, AppliedLSN: g.store.applied(), JournalUsed: st.UsedBytes, JournalSize: st.SizeBytes, Lineage: lineageToAPI(st.Lineage),
 	}
 	if failure != nil {

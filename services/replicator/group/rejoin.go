@@ -45,7 +45,9 @@ func (g *Group) Rejoin(ctx context.Context, req api.RejoinRequest) (reply api.Re
 	common, known := lineage.Common(lineage.Copy{Lineage: g.store.lineage(), Last: g.store.last()},
 		lineage.Copy{Lineage: req.Lineage, Last: lineage.Unbounded})
 	reply = api.RejoinReply{LSN: common, Full: !known}
-	if !known || common < g.store.last() {
+	if g.store.seeded() { // nothing here is the primary's until it was compared
+		reply.Resync, reply.Full = true, true
+	} else if !known || common < g.store.last() {
 		if err := g.diverged(ctx, &reply, known); err != nil {
 			return reply, fmt.Errorf("rejoin group %s: %w", g.id, err)
 		}

@@ -280,6 +280,9 @@ func (s *store) applyStage(c api.ResyncCommit, failpoint func(string) error) err
 	if err := s.reset(c.LSN, c.Lineage); err != nil {
 		return fmt.Errorf("apply the stage of group %s: %w", s.group.ID, err)
 	}
+	if err := s.remember(func(m *meta) { m.Seeded = false }); err != nil {
+		return err
+	}
 	if err := failpoint("stage reset"); err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 // meta is what a copy remembers beside its journal, in the journal's superblocks.
 type meta struct {
 	Fence      domain.Epoch `json:"fence"`                 // nothing below is taken
+	Seeded     bool         `json:"seeded,omitempty"`      // the volumes hold seeds, no state of the group
 	DemotedEnd domain.LSN   `json:"demoted_lsn,omitempty"` // the end of Demoted
 	Demoted    domain.Epoch `json:"demoted,omitempty"`     // the epoch that was given up in order
 	// RolledTo is the checkpoint that the copy was last brought back to, RolledUnder the epoch that began there.
@@ -79,6 +80,9 @@ func (s *store) recover(ctx context.Context, cfg Config) error {
 	}
 	rec, err := s.openJournal(ctx, cfg)
 	if err != nil {
+		return err
+	}
+	if err := s.plantSeeds(rec.LastLSN); err != nil {
 		return err
 	}
 	for _, v := range s.group.Volumes {
