@@ -83,7 +83,7 @@ func MayCall(caller Principal, at domain.SiteID, service, verb string) bool {
 
 // ReadsOnly reports whether a verb changes nothing, so that hearing it twice does no harm.
 func ReadsOnly(verb string) bool {
-	return slices.Contains([]string{api.VerbLease, api.VerbStatus, api.VerbView, api.VerbEstimate, api.VerbQuarantine, api.VerbQuarantineRead, api.VerbCheckpointList, api.VerbCheckpointRead, api.VerbRunList, api.VerbRunShow,
+	return slices.Contains([]string{api.VerbLease, api.VerbStatus, api.VerbView, api.VerbEstimate, api.VerbQuarantine, api.VerbQuarantineRead, api.VerbVerifyHash, api.VerbVerifyExact, api.VerbCheckpointList, api.VerbCheckpointRead, api.VerbRunList, api.VerbRunShow,
 		api.VerbGroupList, api.VerbLookup, api.VerbRecords}, verb)
 }
 

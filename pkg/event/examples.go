@@ -114,7 +114,7 @@ func exampleReplica(fact string) ReplicaChanged {
 		r.Detail = exampleLoss().Text
 	case "demoted", "target_lost", "target_streaming":
 		r.Target = "a"
-	case "resync_started", "resync_completed":
+	case "resync_started", "resync_completed", "resync_progressed":
 		r.Target, r.Bytes, r.Volume = "a", 196608, 128<<20
 	case "serving_stopped":
 		r.Detail = "demoted"
@@ -145,6 +145,8 @@ func exampleVerified(fact string) CopyVerified {
 		v.Volume, v.Offset, v.Length, v.LSN, v.Differ = "data", 8192, 4096, 1042, 4096
 	case "verify_completed":
 		v.Bytes, v.Differ = v.Total, 4096
+	case "verify_progressed":
+		v.Detail = "49.8 MiB/s, 2s left"
 	case "verify_failed":
 		v.Detail = "target b does not follow"
 	}

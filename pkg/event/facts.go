@@ -159,7 +159,7 @@ func (InSyncChanged) Key() (string, string) { return "group", "in_sync_changed" 
 func (f InSyncChanged) Of() string { return string(f.Group) }
 
 // ReplicaChanged follows a group's copy at a site: "promoted", "demoted", "fenced", "serving_stopped",
-// "target_lost", "target_streaming", "resync_started", "resync_completed", "checkpoint_created",
+// "target_lost", "target_streaming", "resync_started", "resync_progressed", "resync_completed", "checkpoint_created",
 // "checkpoint_opened", "checkpoint_closed", "rolled_back", "checkpoints_ended", "checkpoints_lost".
 type ReplicaChanged struct {
 	Fact   string         `json:"fact"` // last word of the event's type
@@ -190,7 +190,7 @@ func (WritesQuarantined) Key() (string, string) { return "group", "writes_quaran
 // Of implements Fact.
 func (f WritesQuarantined) Of() string { return string(f.Item.Group) }
 
-// CopyVerified follows a comparison of a target's copy with its primary's: "verify_started", "verify_mismatch" (an extent
+// CopyVerified follows a comparison of a target's copy with its primary's: "verify_started", "verify_progressed", "verify_mismatch" (an extent
 // that differs at an equal LSN), "verify_healed", "verify_completed", "verify_failed".
 type CopyVerified struct {
 	Fact      string          `json:"fact"` // last word of the event's type

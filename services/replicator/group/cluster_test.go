@@ -178,6 +178,7 @@ type cluster struct {
 	def   domain.Group
 	pace  Timing // of the sites booted from now on
 	scrub time.Duration
+	rate  int64 // of resyncs, bytes a second
 	quo   *register
 	nodes map[domain.SiteID]*node
 	urls  map[domain.SiteID]string
@@ -256,7 +257,7 @@ func (c *cluster) boot(sites ...domain.SiteID) {
 		if n.facts == nil {
 			n.facts = &facts{}
 		}
-		cfg := Config{Site: site, Dir: n.dir, JournalBytes: 16 << 20, PipeBytes: 16 << 20, Timing: c.pace, Mesh: n.mesh, Portal: n.portal, Events: n.facts, ScrubEvery: c.scrub,
+		cfg := Config{Site: site, Dir: n.dir, JournalBytes: 16 << 20, PipeBytes: 16 << 20, Timing: c.pace, Mesh: n.mesh, Portal: n.portal, Events: n.facts, ScrubEvery: c.scrub, ResyncPace: NewPace(c.rate),
 			Tracer: noop.NewTracerProvider().Tracer(""), Logger: slog.New(logTo{c.t, site}),
 			Now: func() clock.Time { return clock.Now() + clock.Time(n.skew.Load()) },
 			failpoint: func(place string) error {

@@ -175,7 +175,7 @@ func (g *Group) publish(ctx context.Context, fact string, epoch domain.Epoch, ls
 
 func (g *Group) emit(ctx context.Context, f event.ReplicaChanged) {
 	id := fmt.Sprintf("%s-%d-%s-%s-%s-%d", g.id, f.Epoch, g.cfg.Site, f.Fact, f.Target, f.LSN)
-	if strings.HasPrefix(f.Fact, "checkpoint") || f.Fact == "target_lost" || f.Fact == "target_streaming" || f.Fact == "resync_started" || f.Fact == "resync_completed" {
+	if strings.HasPrefix(f.Fact, "checkpoint") || f.Fact == "target_lost" || f.Fact == "target_streaming" || strings.HasPrefix(f.Fact, "resync_") {
 		id += fmt.Sprintf("-%d", g.cfg.Now()) // these happen again
 	}
 	g.cfg.Events.Publish(ctx, id, f)

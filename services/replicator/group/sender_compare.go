@@ -47,6 +47,33 @@ func pace(done, total uint64, took time.Duration) (rate, left float64) {
 	return rate, float64(total-min(done, total)) / rate
 }
 
+// tellOften calls f every now and then until what it gives is called.
+func (s *session) tellOften(f func()) (stop func()) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for sleep(ctx, s.g.cfg.Timing.Progress) {
+			f()
+		}
+	}()
+	return func() { cancel(); <-ended }
+}
+
+func (t *sender) progressText() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.resyncProgress()
+	if p == nil {
+		return ""
+	}
+	return p.Phase + ": " + rateText(t.pass.done, t.pass.total, p.RateBytes, p.LeftSeconds)
+}
+
+func rateText(done, total uint64, rate, left float64) string {
+	return fmt.Sprintf("%d of %d bytes, %.1f MiB/s, %s left", done, total, rate/(1<<20), time.Duration(left*float64(time.Second)).Round(time.Second))
+}
+
 func (t *sender) resyncSummary() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -39,6 +39,7 @@ func (t *sender) resync(ctx context.Context, r api.RejoinReply) (err error) {
 		return fmt.Errorf("resync target %s: %w", t.site, err)
 	}
 	defer t.track.stopFresh()
+	defer t.s.tellOften(func() { t.publishResync(ctx, "resync_progressed", cut, t.progressText()) })()
 	session := uint64(t.s.g.cfg.Now())
 	if set, err = t.openStage(ctx, session, set, cut); err != nil {
 		return fmt.Errorf("resync target %s: %w", t.site, err)

@@ -122,10 +122,15 @@ func (g *Group) verifyStatus() []api.VerifyStatus {
 
 func (v *verify) run(ctx context.Context) {
 	v.tell(ctx, "verify_started", api.VerifyExtent{}, "")
+	stop := v.s.tellOften(func() {
+		st := v.status()
+		v.tell(ctx, "verify_progressed", api.VerifyExtent{}, rateText(st.Bytes, st.Total, st.RateBytes, st.LeftSeconds))
+	})
 	err := v.everything(ctx)
 	if err == nil {
 		err = v.s.st.checkJournal()
 	}
+	stop()
 	v.mu.Lock()
 	v.st.Running, v.st.Ended = false, time.Now()
 	if err != nil {
@@ -339,5 +344,5 @@ func (v *verify) tell(ctx context.Context, fact string, x api.VerifyExtent, deta
 	st := v.status()
 	f := event.CopyVerified{Fact: fact, Group: v.s.st.group.ID, Site: v.s.g.cfg.Site, Target: st.Target, Epoch: st.Epoch, Volume: x.Volume, Offset: x.Offset, Length: x.Length,
 		LSN: x.LSN, Bytes: st.Bytes, Total: st.Total, Differ: st.Differ, Healed: st.Healed, Undecided: st.Undecided, Detail: detail}
-	v.s.g.cfg.Events.Publish(ctx, fmt.Sprintf("%s-%s-%s-%d-%s-%s-%d", f.Group, f.Site, f.Target, v.id, fact, x.Volume, x.Offset), f)
+	v.s.g.cfg.Events.Publish(ctx, fmt.Sprintf("%s-%s-%s-%d-%s-%s-%d-%d", f.Group, f.Site, f.Target, v.id, fact, x.Volume, x.Offset, f.Bytes), f)
 }
