@@ -143,6 +143,9 @@ func (v *groupView) print(cmd *cobra.Command) error {
 			fmt.Fprintf(w, "\t%s\n", d.URL)
 		}
 		printProgress(w, c)
+		for _, t := range c.Targets {
+			fmt.Fprintf(w, "loss if %s died now\tat %s: %s (%s, %s)\n", s, t.Site, t.Loss.Text, t.Mode, t.State)
+		}
 		if e, ok := v.Estimate[s]; ok {
 			fmt.Fprintf(w, "loss if %s took over now\t%s\n", s, e.Text)
 		}

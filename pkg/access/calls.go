@@ -38,7 +38,7 @@ func Calls(kind string) []Call {
 	case api.ServiceReplicator:
 		return []Call{
 			{api.ServiceQuorum, Own, []string{api.VerbLease, api.VerbInSync}},
-			{api.ServiceReplicator, Any, []string{api.VerbRejoin, api.VerbResyncBegin, api.VerbResyncCommit, api.VerbResyncData, api.VerbResyncHash, api.VerbVerifyHash, api.VerbVerifyExact}},
+			{api.ServiceReplicator, Any, []string{api.VerbRejoin, api.VerbResyncBegin, api.VerbResyncCommit, api.VerbResyncData, api.VerbResyncHash, api.VerbVerifyHash, api.VerbVerifyExact, api.VerbProbe}},
 		}
 	case api.ServiceFailover:
 		return []Call{
@@ -64,7 +64,7 @@ func Calls(kind string) []Call {
 			{api.ServiceHealth, Any, []string{api.VerbStatus, api.VerbView}},
 			{api.ServiceReplicator, Any, []string{api.VerbStatus, api.VerbEstimate, api.VerbQuarantine, api.VerbCheckpointList, api.VerbCheckpointCreate,
 				api.VerbCheckpointOpen, api.VerbCheckpointClose, api.VerbCheckpointRead}},
-			{api.ServiceReplicator, Any, []string{api.VerbQuarantineRead, api.VerbQuarantineDiscard, api.VerbVerify}},
+			{api.ServiceReplicator, Any, []string{api.VerbQuarantineRead, api.VerbQuarantineDiscard, api.VerbVerify, api.VerbWrites, api.VerbSurvey}},
 			{api.ServiceFailover, Any, []string{api.VerbRunStart, api.VerbRunList, api.VerbRunShow, api.VerbGroupList, api.VerbStatus}},
 			{api.ServiceDNS, Any, []string{api.VerbLookup, api.VerbRecords}},
 			{kindHost, Any, []string{api.VerbStatus}},
@@ -84,7 +84,7 @@ func MayCall(caller Principal, at domain.SiteID, service, verb string) bool {
 // ReadsOnly reports whether a verb changes nothing, so that hearing it twice does no harm.
 func ReadsOnly(verb string) bool {
 	return slices.Contains([]string{api.VerbLease, api.VerbStatus, api.VerbView, api.VerbEstimate, api.VerbQuarantine, api.VerbQuarantineRead, api.VerbVerifyHash, api.VerbVerifyExact, api.VerbCheckpointList, api.VerbCheckpointRead, api.VerbRunList, api.VerbRunShow,
-		api.VerbGroupList, api.VerbLookup, api.VerbRecords}, verb)
+		api.VerbGroupList, api.VerbLookup, api.VerbRecords, api.VerbWrites}, verb)
 }
 
 // MaySend reports whether caller may send a request to a subject: a call to where a verb is answered, a vote.

@@ -38,6 +38,8 @@ type RejoinReply struct {
 	// Diverged is the set of blocks that the target wrote since LSN, in package extent's form.
 	Diverged    []byte       `json:"diverged,omitempty"`
 	Quarantined *Quarantined `json:"quarantined,omitempty"`
+	// Compression is what this target can open; one that says nothing gets nothing compressed.
+	Compression []domain.Compression `json:"compression,omitempty"`
 }
 
 // ResyncBegin opens a staging area at the target. What an earlier resync has staged there and not committed stays in it.

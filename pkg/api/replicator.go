@@ -166,6 +166,18 @@ type TargetStatus struct {
 	Resync      *ResyncProgress `json:"resync,omitempty"`
 	VolumeBytes uint64          `json:"volume_bytes"`
 	Error       string          `json:"error,omitempty"`
+	// SentBytes streamed to it since this site became primary, SentFrameBytes before compression.
+	SentBytes      uint64      `json:"sent_bytes"`
+	SentFrameBytes uint64      `json:"sent_frame_bytes"`
+	RateLimit      domain.Rate `json:"rate_limit_bytes_per_second,omitempty"` // now
+	Loss           TargetLoss  `json:"loss"`                                  // if the primary died now and this target went on
+}
+
+// TargetLoss is what the primary acknowledged and a target lacks.
+type TargetLoss struct {
+	LossEstimate
+	// AtLeast says that Bytes counts only what was written since the primary became one.
+	AtLeast bool `json:"at_least,omitempty"`
 }
 
 // ResyncProgress is how far a resync is. It compares first, where nothing tells which blocks differ, and then sends.

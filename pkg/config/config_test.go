@@ -59,6 +59,11 @@ func TestEachKindOfMistakeIsToldWithLineFieldAndMend(t *testing.T) {
 		{"mutual alone", "listen: 127.0.0.1:3260", "chap: {mutual_user: t, mutual_secret_file: m}", "iscsi.chap.mutual_user", "secret_file as well"},
 		{"unknown mode", "mode: sync", "mode: synchronous", "groups[0].targets[0].mode", "sync or async or none"},
 		{"target is witness", "targets: [{site: b,", "targets: [{site: w,", "groups[0].targets[0].site", "role is data"},
+		{"rate without a unit", "mode: sync}", "mode: async, transport: {rate_limit: 10}}", "groups[0].targets[0].transport.rate_limit", "512KiB, 10MiB"},
+		{"rate too low", "mode: sync}", "mode: async, transport: {rate_limit: 1KiB}}", "groups[0].targets[0].transport.rate_limit", "at least 16KiB"},
+		{"no time of day", "mode: sync}", "mode: async, transport: {schedule: [{from: 8am, to: 18:00, rate_limit: 1MiB}]}}", "groups[0].targets[0].transport.schedule[0].from", "00:00 to 24:00"},
+		{"no day", "mode: sync}", "mode: async, transport: {schedule: [{days: [mon, Tuesday], from: 08:00, to: 18:00, rate_limit: 1MiB}]}}", "groups[0].targets[0].transport.schedule[0].days[1]", "mon, tue"},
+		{"unknown compression", "mode: sync}", "mode: async, transport: {compression: zip}}", "groups[0].targets[0].transport.compression", "none or s2"},
 		{"volume of no group", "volumes: [data]", "volumes: [dada]", "groups[0].vms[0].volumes[0]", "one of the group's volumes"},
 		{"vm without placement", "          b: {address: 127.0.12.10, hosts: [b-h1, b-h2]}\n", "", "groups[0].vms[0].sites", "each of the group's sites"},
 		{"bad vm address", "address: 127.0.12.10", "address: 127.0.12.10/24", "groups[0].vms[0].sites[b].address", "without a mask"},
@@ -205,5 +210,29 @@ func TestAFileWithoutEndIsNoConfiguration(t *testing.T) {
 	_, err := config.Load("/dev/zero")
 	if !errors.Is(err, domain.ErrInvalid) || !strings.Contains(err.Error(), "larger than 16 MiB") {
 		t.Fatalf("got %v", err)
+	}
+}
+
+func TestTransportOfATargetIsRead(t *testing.T) {
+	data, err := os.ReadFile(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "site.yaml")
+	text := strings.Replace(string(data), "mode: sync}", `mode: async, transport: {rate_limit: 10MiB, compression: s2,
+        schedule: [{days: [mon, fri], from: 08:00, to: "18:00", rate_limit: 512KiB}, {from: 22:00, to: 06:00, rate_limit: 0}]}}`, 1)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := cfg.Groups[0].Domain().TransportTo("a", "b")
+	if tr.RateLimit != 10<<20 || tr.Compression != domain.CompressionS2 || len(tr.Schedule) != 2 || tr.Schedule[0].RateLimit != 512<<10 || tr.Schedule[1].RateLimit != 0 {
+		t.Errorf("read as %+v", tr)
+	}
+	if got := tr.Rate(time.Date(2026, 11, 2, 9, 0, 0, 0, time.UTC)); got != 512<<10 {
+		t.Errorf("on Monday at nine %d", got)
 	}
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"encoding"
 	"errors"
 	"fmt"
 	"io"
@@ -207,6 +208,11 @@ func (c *checker) scalar(n *yaml.Node, t reflect.Type, path string) {
 	var fe *fieldError
 	if errors.As(err, &fe) {
 		c.add(n.Line, path, fe.problem, fe.mend)
+		return
+	}
+	if text, ok := target.(encoding.TextUnmarshaler); ok {
+		what, mend, _ := strings.Cut(text.UnmarshalText([]byte(n.Value)).Error(), ": "+domain.ErrInvalid.Error()+": ")
+		c.add(n.Line, path, what, mend)
 		return
 	}
 	want := map[reflect.Kind]string{reflect.Int: "a whole number", reflect.Int64: "a whole number", reflect.Bool: "true or false", reflect.String: "text"}[t.Kind()]

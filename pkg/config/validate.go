@@ -286,6 +286,7 @@ func (c Config) validateGroups(v *validator, data map[domain.SiteID]bool) map[do
 				v.bad(tf+".site", "is the group's home", "name another site, or remove it")
 			}
 			oneOf(v, tf+".mode", t.Mode, domain.ModeSync, domain.ModeAsync, domain.ModeNone)
+			validateTransport(v, tf+".transport", t.Transport)
 		}
 		oneOf(v, f+".durability", g.Durability, domain.DurabilityStrict, domain.DurabilityCached)
 		oneOf(v, f+".on_target_loss", g.OnTargetLoss, domain.TargetLossSuspend, domain.TargetLossDegrade)

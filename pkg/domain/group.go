@@ -117,8 +117,9 @@ func (c Checkpoints) WithDefaults() Checkpoints {
 // Target is one replica of a group. A group's sites are its Home and its Targets; whichever of them is primary,
 // the others receive in the mode given between the pair.
 type Target struct {
-	Site SiteID `json:"site" yaml:"site"`
-	Mode Mode   `json:"mode" yaml:"mode"`
+	Site      SiteID    `json:"site" yaml:"site"`
+	Mode      Mode      `json:"mode" yaml:"mode"`
+	Transport Transport `json:"transport,omitzero" yaml:"transport"`
 }
 
 // Volume is a block device of fixed size.

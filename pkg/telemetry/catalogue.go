@@ -37,12 +37,20 @@ const (
 	GroupConsistent  = "holdfast_group_consistent"
 	GroupFailed      = "holdfast_group_failed"
 	GroupQuarantined = "holdfast_group_quarantined_writes"
+	GroupWriteBytes  = "holdfast_group_write_bytes_per_second"
+	GroupWrites      = "holdfast_group_writes_per_second"
+	GroupRewritten   = "holdfast_group_rewritten_ratio"
 	JournalUsed      = "holdfast_journal_used_bytes"
 	JournalSize      = "holdfast_journal_size_bytes"
 	JournalFill      = "holdfast_journal_fill_ratio"
 
 	ReplicationRPO         = "holdfast_replication_rpo_seconds"
 	ReplicationRPOTarget   = "holdfast_replication_rpo_target_seconds"
+	ReplicationLossWrites  = "holdfast_replication_loss_writes"
+	ReplicationLossBytes   = "holdfast_replication_loss_bytes"
+	TakeoverLossWrites     = "holdfast_takeover_loss_writes"
+	TakeoverLossBytes      = "holdfast_takeover_loss_bytes"
+	TakeoverLossSeconds    = "holdfast_takeover_loss_seconds"
 	ReplicationLagSeconds  = "holdfast_replication_lag_seconds"
 	ReplicationLagBytes    = "holdfast_replication_lag_bytes"
 	ReplicationInSync      = "holdfast_replication_in_sync"
@@ -116,11 +124,19 @@ func replicatorMetrics() []Metric {
 		gauge(GroupConsistent, group, "1 while the copy may be promoted."),
 		gauge(GroupFailed, group, "1 when the copy has stopped for good or could not be opened."),
 		gauge(GroupQuarantined, group, "Writes that another epoch overtook and that are kept aside here."),
+		gauge(GroupWriteBytes, []string{"group", "stat"}, "Frame bytes that the group wrote a second over the last hour: mean, p50, p95, p99 and max. Told by the primary."),
+		gauge(GroupWrites, []string{"group", "stat"}, "Changes that the group made a second over the last hour: mean, p50, p95, p99 and max. Told by the primary."),
+		gauge(GroupRewritten, group, "Part of the written blocks that had been written in the same minute already, over the last week, about. Told by the primary."),
 		gauge(JournalUsed, group, "Bytes of the journal that are in use."),
 		gauge(JournalSize, group, "Size of the journal."),
 		gauge(JournalFill, group, "Part of the journal that is in use, 0 to 1."),
 		gauge(ReplicationRPO, target, "What would be lost now if the primary were: the age of the oldest acknowledged write that the target lacks; 0 in sync. Told by the primary."),
 		gauge(ReplicationRPOTarget, []string{"group"}, "The group's RPO target; 0 for a group that must not lose anything. Told by the primary."),
+		gauge(ReplicationLossWrites, target, "Acknowledged changes that the target lacks: lost if the primary died now. Not there while that is unknown. Told by the primary."),
+		gauge(ReplicationLossBytes, target, "Payload of the acknowledged changes that the target lacks. Not there while that is unknown. Told by the primary."),
+		gauge(TakeoverLossWrites, group, "Changes lost if this site took over now, as far as it heard of the primary. Not there while that is unknown. Told by a target."),
+		gauge(TakeoverLossBytes, group, "Payload lost if this site took over now, at most. Not there while that is unknown. Told by a target."),
+		gauge(TakeoverLossSeconds, group, "Seconds of work lost if this site took over now. Not there while that is unknown. Told by a target."),
 		gauge(ReplicationLagSeconds, target, "Age of the oldest acknowledged write that the target lacks. Told by the primary."),
 		gauge(ReplicationLagBytes, target, "Bytes of frames that the target lacks, about. Told by the primary."),
 		gauge(ReplicationInSync, []string{"group", "target", "mode"}, "1 while the target is in the committed in-sync set; a target of mode async never is. Told by the primary."),

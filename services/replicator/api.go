@@ -73,6 +73,8 @@ func (s *service) endpoints() map[string]bus.Endpoint {
 		api.VerbVerifyExact: bus.Answer(func(ctx context.Context, r api.VerifyExact) (api.VerifySums, error) {
 			return with(s, r.Group, func(g *group.Group) (api.VerifySums, error) { return g.VerifyExact(ctx, r) })
 		}),
+		api.VerbWrites: bus.Answer(s.writes),
+		api.VerbSurvey: bus.Answer(s.survey),
 		api.VerbStatus: bus.Answer(s.status),
 	}
 }
@@ -125,6 +127,16 @@ func (s *service) all(id domain.GroupID) []*group.Group {
 // status tells every group asked for, those that could not be opened too.
 func (s *service) status(_ context.Context, r api.GroupRequest) (api.ReplicatorStatus, error) {
 	return api.ReplicatorStatus{Site: s.cfg.Site, Groups: s.groupStatus(r.Group)}, nil
+}
+
+// writes tells how much each group asked for writes.
+func (s *service) writes(_ context.Context, r api.GroupRequest) (api.WritesReply, error) {
+	reply := api.WritesReply{Site: s.cfg.Site, Groups: []api.GroupWrites{}}
+	for _, g := range s.all(r.Group) {
+		reply.Groups = append(reply.Groups, g.Writes())
+	}
+	slices.SortFunc(reply.Groups, func(a, b api.GroupWrites) int { return strings.Compare(string(a.Group), string(b.Group)) })
+	return reply, nil
 }
 
 // groupStatus is the status of a group, or with none named of every one.

@@ -61,7 +61,8 @@ func (s *service) tellMetrics(m *telemetry.Metrics) {
 	m.Collect([]string{telemetry.GroupEpoch, telemetry.GroupServing, telemetry.GroupRole, telemetry.GroupConsistent, telemetry.GroupFailed, telemetry.GroupQuarantined,
 		telemetry.JournalUsed, telemetry.JournalSize, telemetry.JournalFill, telemetry.ReplicationRPO, telemetry.ReplicationRPOTarget, telemetry.ReplicationLagSeconds,
 		telemetry.ReplicationLagBytes, telemetry.ReplicationInSync, telemetry.ReplicationState, telemetry.ReplicationResyncSent, telemetry.ReplicationResyncWhole,
-		telemetry.ISCSISessions}, func(set telemetry.Set) {
+		telemetry.ISCSISessions, telemetry.GroupWriteBytes, telemetry.GroupWrites, telemetry.GroupRewritten,
+		telemetry.ReplicationLossWrites, telemetry.ReplicationLossBytes, telemetry.TakeoverLossWrites, telemetry.TakeoverLossBytes, telemetry.TakeoverLossSeconds}, func(set telemetry.Set) {
 		sessions := map[string]int{}
 		for _, ss := range s.portal.srv.Sessions() {
 			sessions[s.portal.URL(ss.Target)]++
@@ -71,8 +72,36 @@ func (s *service) tellMetrics(m *telemetry.Metrics) {
 			for _, d := range g.Disks {
 				set(telemetry.ISCSISessions, float64(sessions[d.URL]), string(g.Group), string(d.Volume))
 			}
+			open, err := s.find(g.Group)
+			switch {
+			case err != nil:
+			case g.Role == domain.RolePrimary:
+				measureWrites(set, open.Writes())
+			default:
+				measureTakeover(set, g.Group, open.Estimate())
+			}
 		}
 	})
+}
+
+func measureTakeover(set telemetry.Set, g domain.GroupID, e api.LossEstimate) {
+	if e.Known {
+		set(telemetry.TakeoverLossWrites, float64(e.Writes), string(g))
+		set(telemetry.TakeoverLossBytes, float64(e.Bytes), string(g))
+		set(telemetry.TakeoverLossSeconds, e.Seconds, string(g))
+	}
+}
+
+func measureWrites(set telemetry.Set, w api.GroupWrites) {
+	g := string(w.Group)
+	for name, s := range map[string]api.Spread{telemetry.GroupWriteBytes: w.Hour.Frames, telemetry.GroupWrites: w.Hour.Writes} {
+		set(name, s.Mean, g, "mean")
+		set(name, s.P50, g, "p50")
+		set(name, s.P95, g, "p95")
+		set(name, s.P99, g, "p99")
+		set(name, s.Max, g, "max")
+	}
+	set(telemetry.GroupRewritten, w.Week.Rewritten, g)
 }
 
 func measureGroup(set telemetry.Set, st api.GroupStatus) {
@@ -101,6 +130,10 @@ func measureGroup(set telemetry.Set, st api.GroupStatus) {
 	for _, t := range st.Targets {
 		site := string(t.Site)
 		set(telemetry.ReplicationRPO, t.RPOSeconds, g, site)
+		if t.Loss.Known {
+			set(telemetry.ReplicationLossWrites, float64(t.Loss.Writes), g, site)
+			set(telemetry.ReplicationLossBytes, float64(t.Loss.Bytes), g, site)
+		}
 		set(telemetry.ReplicationLagSeconds, t.LagSeconds, g, site)
 		set(telemetry.ReplicationLagBytes, float64(t.LagBytes), g, site)
 		set(telemetry.ReplicationInSync, telemetry.Bool(t.InSync), g, site, string(t.Mode))

@@ -76,6 +76,8 @@ type service struct {
 	opening map[domain.GroupID]bool
 	faults  map[domain.GroupID]error
 	wg      sync.WaitGroup
+
+	surveying sync.Mutex // one survey at a time
 }
 
 // Run serves until ctx ends, at once and without goodbye: nothing is flushed, released or told. It returns nil then. Any
@@ -170,6 +172,9 @@ func (s *service) follow(ctx context.Context) error {
 		return err
 	}
 	if err := local.Handle(ctx, api.QuerySubject(s.cfg.Site, api.ServiceReplicator, api.VerbResyncHash), s.resyncHash); err != nil {
+		return err
+	}
+	if err := local.Handle(ctx, api.QuerySubject(s.cfg.Site, api.ServiceReplicator, api.VerbProbe), answerProbe); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {

@@ -56,8 +56,9 @@ func (s *session) cut() (*batch, []result) {
 func (s *session) write(b *batch) error {
 	b.frame.Time = time.Now()
 	enc := b.builder.Finish(b.frame.CommitLSN, s.st.j.Next().PrevHeaderCRC, b.frame.Time)
+	s.g.writes.Frame(b.frame.Entries, len(enc))
 	if len(s.senders) > 0 {
-		s.window.push(windowFrame{first: b.frame.FirstLSN, last: b.frame.LastLSN, raw: append([]byte(nil), enc...), at: b.frame.Time})
+		s.window.push(windowFrame{first: b.frame.FirstLSN, last: b.frame.LastLSN, raw: append([]byte(nil), enc...), payload: b.payload(), at: b.frame.Time})
 		s.wakeSenders(true)
 	}
 	err := s.st.j.Append(enc)
@@ -140,9 +141,7 @@ func (s *session) complete(b *batch) {
 	s.pending[0] = nil
 	s.pending = s.pending[1:]
 	s.applied = b.frame.LastLSN
-	for _, e := range b.frame.Entries {
-		s.bytes += uint64(len(e.Data))
-	}
+	s.bytes += uint64(b.payload())
 	ops := b.ops
 	b.ops = nil
 	ended := s.pump()
@@ -166,6 +165,14 @@ func (s *session) complete(b *batch) {
 	if wake {
 		poke(s.commitWake)
 	}
+}
+
+// payload is the bytes of a frame that change a volume.
+func (b *batch) payload() (n int) {
+	for i := range b.frame.Entries {
+		n += len(b.frame.Entries[i].Data)
+	}
+	return n
 }
 
 // drained is closed once nothing that was taken is in flight.

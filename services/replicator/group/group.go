@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,8 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
+	"github.com/holdfast-dr/holdfast/services/replicator/rates"
+	"github.com/holdfast-dr/holdfast/services/replicator/survey"
 )
 
 // Group is one group's copy at this site. Its verbs may be called from any goroutine and repeated.
@@ -24,6 +27,8 @@ type Group struct {
 	store *store
 	log   *slog.Logger
 	ctx   context.Context //nolint:containedctx // the copy's own life; sessions and receivers are its children
+
+	writes *rates.Recorder // what is written here as a primary
 
 	ctl chan struct{} // one change of part at a time: promote, demote, fence, rejoin, a resync's begin and commit
 
@@ -61,13 +66,16 @@ func Open(ctx context.Context, cfg Config, def domain.Group) (*Group, error) {
 		return nil, err
 	}
 	g.store = st
+	g.writes = rates.Open(filepath.Join(cfg.Dir, "rates"))
 	g.commit = st.applied()
 	if g.lastTime, err = st.lastTime(); err != nil {
+		g.writes.Close()
 		st.close()
 		return nil, err
 	}
 	subject := api.PositionSubject(def.ID, cfg.Site)
 	if err := cfg.Mesh.Local().Subscribe(ctx, subject, g.heard); err != nil {
+		g.writes.Close()
 		st.close()
 		return nil, err
 	}
@@ -93,6 +101,7 @@ func (g *Group) Close() {
 		r.idle.Stop()
 	}
 	g.stage.drop()
+	g.writes.Close()
 	g.store.close()
 }
 
@@ -229,6 +238,33 @@ func (g *Group) Protect(_ context.Context, epoch domain.Epoch) error {
 	return nil
 }
 
+// Writes tells how much was written here as a primary.
+func (g *Group) Writes() api.GroupWrites {
+	now := time.Now()
+	return api.GroupWrites{Group: g.id, Hour: rates.Profile(g.writes.Hour(now), time.Second), Week: rates.Profile(g.writes.Week(now), time.Minute)}
+}
+
+// Need is what a survey of the link to a site has to know of the group, as far as it was served here.
+func (g *Group) Need(to domain.SiteID) survey.Need {
+	now := time.Now()
+	hour, week := g.writes.Hour(now), g.writes.Week(now)
+	p, w := rates.Profile(hour, time.Second), rates.Profile(week, time.Minute)
+	n := survey.Need{Group: g.id, Mode: g.store.group.ModeTo(g.cfg.Site, to), RPO: g.store.group.RPO, Second: steps(hour), Minute: steps(week),
+		Writes: p.Writes.P95, P95: p.Frames.P95, Peak: max(p.PeakSecond, w.PeakSecond), Journal: g.store.j.State().SizeBytes, UsedUpTo: pressureShare}
+	if w.Writes.Mean > 0 {
+		n.PerWrite = w.Frames.Mean / w.Writes.Mean
+	}
+	return n
+}
+
+func steps(slots []rates.Slot) []survey.Step {
+	out := make([]survey.Step, len(slots))
+	for i, s := range slots {
+		out[i] = survey.Step{At: float64(s.At), Seconds: float64(s.Seconds), Bytes: float64(s.Frames), Peak: float64(s.Peak)}
+	}
+	return out
+}
+
 // Status tells what the copy is.
 func (g *Group) Status() api.GroupStatus {
 	st := g.store.j.State()
@@ -261,6 +297,7 @@ func (g *Group) Status() api.GroupStatus {
 			if ts.InSync = s.register.has(site); !ts.InSync {
 				ts.RPOSeconds = ts.LagSeconds
 			}
+			ts.Loss = t.loss(head, ts.InSync, ts.LagSeconds)
 			out.Targets = append(out.Targets, ts)
 		}
 		slices.SortFunc(out.Targets, func(a, b api.TargetStatus) int { return strings.Compare(string(a.Site), string(b.Site)) })

@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/extent"
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
+	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
 
 func TestGateIsNeverExtendedAfterItsDeadline(t *testing.T) {
@@ -39,12 +40,21 @@ func FuzzResyncData(f *testing.F) {
 	sizes := []int64{1 << 20}
 	good := record{kind: recordData, off: 4096, length: 4096, payload: block(1)}
 	f.Add(append([]byte{3, 'e', 'r', 'p', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, good.append(nil)...))
+	good.packed = transport.Deflate(good.payload, domain.CompressionS2)
+	f.Add(append([]byte{3, 'e', 'r', 'p', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, good.append(nil)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_, _, _, raw, err := parseResync(b)
 		if err != nil {
 			return
 		}
+		packed := len(raw) > 1 && raw[1] == packedS2
+		if raw, err = unpackRecord(raw); err != nil {
+			return
+		}
 		r, err := parseRecord(raw, sizes)
+		if packed && len(raw) > recordHeader+maxRecordBytes {
+			t.Fatalf("%d bytes out of a record", len(raw))
+		}
 		if err == nil && !bytes.Equal(r.append(nil), append([]byte{raw[0], 0}, raw[2:]...)) {
 			t.Fatal("a record is not what was parsed")
 		}

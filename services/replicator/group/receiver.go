@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 	"github.com/holdfast-dr/holdfast/services/replicator/lineage"
+	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
 
 // receiver follows one primary under one epoch: frames from the pipe into the journal, positions back, and to the volumes
@@ -94,7 +95,7 @@ var errBrokenStore = errors.New("the copy cannot be written")
 
 // take makes one frame durable and says so. What is not the next frame is passed over, and asked for again.
 func (r *receiver) take(ctx context.Context, raw []byte) error {
-	f, err := journal.Decode(raw)
+	f, raw, err := open(raw)
 	if err != nil || f.Group != r.g.id {
 		r.g.log.Warn("frame refused", "epoch", r.epoch.String(), "error", err)
 		r.tell(ctx, true)
@@ -127,6 +128,16 @@ func (r *receiver) take(ctx context.Context, raw []byte) error {
 	r.tell(ctx, false)
 	poke(r.apply)
 	return nil
+}
+
+// open takes a frame out of its envelope, if it has one. Its own checksums are then what the sender's journal wrote.
+func open(message []byte) (*journal.Frame, []byte, error) {
+	raw, err := transport.Unpack(message)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := journal.Decode(raw)
+	return f, raw, err
 }
 
 // raise takes the epochs of the source's lineage that begin here, up to the frame's.
@@ -307,6 +318,6 @@ func (g *Group) estimate(last domain.LSN) api.LossEstimate {
 			e.Seconds = max(0, head.Time.Sub(g.lastTime).Seconds())
 		}
 	}
-	e.Text = fmt.Sprintf("%.1f s, %.1f MB, %d writes", e.Seconds, float64(e.Bytes)/1e6, e.Writes)
+	e.Text = lossText(e)
 	return e
 }

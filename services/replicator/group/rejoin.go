@@ -44,7 +44,7 @@ func (g *Group) Rejoin(ctx context.Context, req api.RejoinRequest) (reply api.Re
 	}
 	common, known := lineage.Common(lineage.Copy{Lineage: g.store.lineage(), Last: g.store.last()},
 		lineage.Copy{Lineage: req.Lineage, Last: lineage.Unbounded})
-	reply = api.RejoinReply{LSN: common, Full: !known}
+	reply = api.RejoinReply{LSN: common, Full: !known, Compression: []domain.Compression{domain.CompressionS2}}
 	if g.store.seeded() { // nothing here is the primary's until it was compared
 		reply.Resync, reply.Full = true, true
 	} else if !known || common < g.store.last() {
@@ -253,6 +253,9 @@ func (g *Group) ResyncData(b []byte) error {
 	g.mu.Unlock()
 	if st == nil || st.epoch != epoch || st.session != session {
 		return fmt.Errorf("resync group %s: no such stage: %w", g.id, domain.ErrConflict)
+	}
+	if raw, err = unpackRecord(raw); err != nil {
+		return err
 	}
 	if _, err := parseRecord(raw, g.store.sizes); err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
+	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
 
 // sender brings one target on: connect (rejoin), resync when frames alone cannot do it, then stream.
@@ -21,12 +22,17 @@ type sender struct {
 	mode  domain.Mode
 	conn  *bus.Conn
 	track *track
+	via   domain.Transport
+	pace  transport.Pacer
 	wake  chan struct{} // a frame, a position, or a wish to try again
 
 	mu         sync.Mutex
 	state      string
 	lost       bool // a write waited too long for it
 	live       bool // rejoined: positions count
+	reached    bool // rejoined at least once in this session: acked means something
+	packs      bool // the target opens envelopes
+	sent       sentBytes
 	acked      domain.LSN
 	ackTime    time.Time // of the target's last frame
 	rewind     domain.LSN
@@ -58,7 +64,7 @@ func (s *session) newSender(site domain.SiteID, mode domain.Mode) (*sender, erro
 	if err != nil {
 		return nil, err
 	}
-	return &sender{s: s, site: site, mode: mode, conn: conn, track: tr, wake: make(chan struct{}, 1), state: api.TargetConnecting}, nil
+	return &sender{s: s, site: site, mode: mode, conn: conn, track: tr, via: s.st.group.TransportTo(s.g.cfg.Site, site), wake: make(chan struct{}, 1), state: api.TargetConnecting}, nil
 }
 
 func (t *sender) run(ctx context.Context) {
@@ -178,6 +184,7 @@ func (t *sender) connectAndStream(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	t.opens(reply.Compression)
 	from := reply.LSN
 	if err := t.stillInSync(ctx, reply); err != nil {
 		return err
@@ -236,7 +243,7 @@ func (t *sender) stillInSync(ctx context.Context, r api.RejoinReply) error {
 // joined begins to count the target's positions.
 func (t *sender) joined(at domain.LSN) {
 	t.mu.Lock()
-	t.live, t.acked, t.rewind, t.err, t.joining = true, at, 0, nil, false
+	t.live, t.reached, t.acked, t.rewind, t.err, t.joining = true, true, at, 0, nil, false
 	t.state, t.heard = api.TargetLagging, time.Now()
 	t.mu.Unlock()
 	poke(t.s.completeWake)
@@ -246,6 +253,7 @@ func (t *sender) status(head domain.LSN) api.TargetStatus {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	st := api.TargetStatus{Site: t.site, Mode: t.mode, State: t.state, DurableLSN: t.acked, ResyncBytes: t.resynced, ResyncTotal: t.total}
+	st.SentBytes, st.SentFrameBytes, st.RateLimit = t.sent.wire, t.sent.frames, t.via.Rate(time.Now())
 	for _, n := range t.s.st.sizes {
 		st.VolumeBytes += uint64(n)
 	}
@@ -260,4 +268,31 @@ func (t *sender) status(head domain.LSN) api.TargetStatus {
 	}
 	st.Resync = t.resyncProgress()
 	return st
+}
+
+// loss is what would be lost if this site died now and the target went on: what was acknowledged and is not there.
+func (t *sender) loss(head domain.LSN, inSync bool, lagSeconds float64) api.TargetLoss {
+	t.mu.Lock()
+	acked, reached := t.acked, t.reached
+	t.mu.Unlock()
+	l := api.TargetLoss{LossEstimate: api.LossEstimate{Known: true, AsOf: time.Now()}}
+	switch {
+	case inSync || reached && acked >= head:
+		l.Text = "nothing"
+		return l
+	case !reached:
+		l.Known, l.Text = false, "unknown: the target has not been reached since this site became primary"
+		return l
+	}
+	l.Writes, l.Seconds = uint64(head-acked), lagSeconds
+	l.Bytes, l.AtLeast = t.s.window.payloadBetween(acked, head)
+	l.Text = lossText(l.LossEstimate)
+	if l.AtLeast {
+		l.Text = "at least " + l.Text
+	}
+	return l
+}
+
+func lossText(e api.LossEstimate) string {
+	return fmt.Sprintf("%.1f s, %.1f MB, %d writes", e.Seconds, float64(e.Bytes)/1e6, e.Writes)
 }

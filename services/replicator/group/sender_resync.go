@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
 	"github.com/holdfast-dr/holdfast/services/replicator/extent"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
 
 const (
@@ -212,15 +213,19 @@ func (t *sender) sendBlock(ctx context.Context, session uint64, run extent.Run) 
 }
 
 func (t *sender) sendRecord(ctx context.Context, session uint64, rec record) error {
+	rec.packed = transport.Deflate(rec.payload, t.compression())
 	b := rec.append(t.resyncHeader(session, len(rec.payload)))
 	if err := t.s.g.cfg.ResyncPace.wait(ctx, len(b)); err != nil {
+		return err
+	}
+	if err := t.pace.Take(ctx, t.via, len(b)); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, resyncTimeout)
 	defer cancel()
 	_, err := t.conn.Request(ctx, api.QuerySubject(t.site, api.ServiceReplicator, api.VerbResyncData), b)
 	if err == nil {
-		t.sentBytes(len(b))
+		t.sentBytes(len(b) - len(rec.sent()) + len(rec.payload)) // progress, whatever it was on the way
 	}
 	return err
 }

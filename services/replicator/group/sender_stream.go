@@ -23,43 +23,33 @@ type flight struct {
 // flightBytes bounds what is on its way to a target.
 const flightBytes = 16 << 20
 
+// outgoing is what a stream has sent and is about to send.
+type outgoing struct {
+	w        *bus.PipeWriter
+	cursor   domain.LSN // the first LSN that is not sent
+	ready    []windowFrame
+	inFlight []flight
+	bytes    int // in flight
+}
+
 // stream sends frames from cursor on, until something fails.
 func (t *sender) stream(ctx context.Context, w *bus.PipeWriter, cursor domain.LSN) error {
-	var inFlight []flight
-	bytes, limit := 0, int(min(t.s.g.cfg.PipeBytes/2, flightBytes))
+	out := &outgoing{w: w, cursor: cursor}
 	check := time.NewTicker(100 * time.Millisecond)
 	defer check.Stop()
 	for {
 		acked, rewind := t.progress()
-		for len(inFlight) > 0 && inFlight[0].last <= acked {
-			bytes -= inFlight[0].bytes
-			inFlight = inFlight[1:]
-		}
-		if rewind != 0 && rewind < cursor {
+		out.settle(acked)
+		if rewind != 0 && rewind < out.cursor {
 			return fmt.Errorf("target %s asks for LSN %d again: %w", t.site, rewind, errRejoin)
 		}
-		if err := failed(inFlight); err != nil {
+		if err := failed(out.inFlight); err != nil {
 			return err
 		}
 		t.caughtUp(ctx, acked)
-		sent := false
-		for bytes < limit {
-			frames, err := t.frames(cursor)
-			if err != nil {
-				return err
-			}
-			for _, f := range frames {
-				r, err := w.Send(ctx, f.raw)
-				if err != nil {
-					return err
-				}
-				inFlight = append(inFlight, flight{f.last, len(f.raw), time.Now(), r})
-				bytes += len(f.raw)
-				cursor, sent = f.last+1, true
-			}
-			if len(frames) == 0 {
-				break
-			}
+		sent, wait, err := t.fill(ctx, out)
+		if err != nil {
+			return err
 		}
 		if sent {
 			continue
@@ -67,16 +57,60 @@ func (t *sender) stream(ctx context.Context, w *bus.PipeWriter, cursor domain.LS
 		if silent := t.silence(); silent > t.s.g.cfg.Timing.TargetTimeout {
 			return fmt.Errorf("target %s is silent for %s: %w", t.site, silent, domain.ErrUnavailable)
 		}
-		if len(inFlight) > 0 && t.stalled(inFlight[0].sent) {
-			return fmt.Errorf("target %s: no position for LSN %d in %s: %w", t.site, inFlight[0].last, t.s.g.cfg.Timing.TargetTimeout, domain.ErrUnavailable)
+		if len(out.inFlight) > 0 && t.stalled(out.inFlight[0].sent) {
+			return fmt.Errorf("target %s: no position for LSN %d in %s: %w", t.site, out.inFlight[0].last, t.s.g.cfg.Timing.TargetTimeout, domain.ErrUnavailable)
+		}
+		var turn <-chan time.Time
+		if wait > 0 {
+			turn = time.After(wait)
 		}
 		select {
 		case <-t.wake:
+		case <-turn:
 		case <-check.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// settle forgets what the target holds.
+func (o *outgoing) settle(acked domain.LSN) {
+	for len(o.inFlight) > 0 && o.inFlight[0].last <= acked {
+		o.bytes -= o.inFlight[0].bytes
+		o.inFlight = o.inFlight[1:]
+	}
+}
+
+// fill sends frames while there are any, the bound of what is on its way allows it, and the target's rate does; wait is how
+// long that does not. A synchronous target has no rate: writes wait for it.
+func (t *sender) fill(ctx context.Context, out *outgoing) (sent bool, wait time.Duration, err error) {
+	limit := int(min(t.s.g.cfg.PipeBytes/2, flightBytes))
+	for out.bytes < limit {
+		now := time.Now()
+		rate := t.streamRate(now)
+		if wait := t.pace.Wait(now, rate); wait > 0 {
+			return sent, wait, nil
+		}
+		if len(out.ready) == 0 {
+			if out.ready, err = t.frames(out.cursor); err != nil || len(out.ready) == 0 {
+				return sent, 0, err
+			}
+		}
+		f := out.ready[0]
+		out.ready = out.ready[1:]
+		message := t.packed(f.raw)
+		r, err := out.w.Send(ctx, message)
+		if err != nil {
+			return sent, 0, err
+		}
+		t.pace.Sent(now, rate, len(message))
+		t.count(len(message), len(f.raw))
+		out.inFlight = append(out.inFlight, flight{f.last, len(message), time.Now(), r})
+		out.bytes += len(message)
+		out.cursor, sent = f.last+1, true
+	}
+	return sent, 0, nil
 }
 
 // silence is how long the target has not told its position, which it does several times a second.

@@ -111,6 +111,7 @@ func (s *session) start() {
 	for _, t := range s.senders {
 		s.wg.Go(func() { t.run(s.ctx) })
 	}
+	s.wg.Go(func() { s.g.writes.Run(s.ctx, s.log) })
 	go s.supervise()
 	s.enqueue(&op{marker: true, done: func(err error) {
 		if err == nil {

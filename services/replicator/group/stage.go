@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/history"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
 
 // A stage is what a resync has sent so far: a file of records in the order they arrived, beside the old image, which
@@ -42,13 +43,15 @@ const (
 )
 
 // record is a stretch of a resync. On the wire and in the stage it is 24 bytes of header and then the payload:
-// kind u8, zero u8, volume u16, CRC32C of the payload u32, offset u64, length u64.
+// kind u8, packing u8, volume u16, CRC32C of the payload u32, offset u64, length u64. The packing is 0 in the stage; on the wire
+// 1 means that what follows is an S2 block of the payload. Checksum and length are those of the payload itself.
 type record struct {
 	kind    byte
 	volume  uint16
 	off     int64
 	length  int64
 	payload []byte
+	packed  []byte // the payload as it is sent, nil: as it is
 }
 
 const (
@@ -61,12 +64,44 @@ const (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func (r record) append(b []byte) []byte {
-	b = append(b, r.kind, 0)
+	packing := byte(0)
+	if r.packed != nil {
+		packing = packedS2
+	}
+	b = append(b, r.kind, packing)
 	b = binary.LittleEndian.AppendUint16(b, r.volume)
 	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(r.payload, castagnoli))
 	b = binary.LittleEndian.AppendUint64(b, uint64(r.off))
 	b = binary.LittleEndian.AppendUint64(b, uint64(r.length))
-	return append(b, r.payload...)
+	return append(b, r.sent()...)
+}
+
+// sent is the payload as it is sent.
+func (r record) sent() []byte {
+	if r.packed != nil {
+		return r.packed
+	}
+	return r.payload
+}
+
+const packedS2 = 1
+
+// unpackRecord makes a record of the wire one of the stage. It takes no more memory than a record may have.
+func unpackRecord(b []byte) ([]byte, error) {
+	if len(b) < recordHeader || b[1] != packedS2 {
+		return b, nil // what is wrong with it, parseRecord tells
+	}
+	_, n, _, err := parseRecordHeader(b)
+	if err != nil {
+		return nil, err
+	}
+	payload, err := transport.Inflate(b[recordHeader:], n, maxRecordBytes)
+	if err != nil {
+		return nil, fmt.Errorf("resync record: %w", err)
+	}
+	out := append(make([]byte, 0, recordHeader+len(payload)), b[:recordHeader]...)
+	out[1] = 0
+	return append(out, payload...), nil
 }
 
 // parseRecordHeader reads a header and says how long the payload is.

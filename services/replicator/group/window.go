@@ -16,14 +16,17 @@ type window struct {
 	bytes  int
 	kept   domain.LSN // last durable
 
-	total uint64 // payload and header bytes of every frame so far
-	marks []mark // total at some LSNs, oldest first
-	began time.Time
+	total   uint64     // payload and header bytes of every frame so far
+	payload uint64     // of these, payload
+	marks   []mark     // both at some LSNs, oldest first
+	first   domain.LSN // of the first frame so far
+	began   time.Time
 }
 
 type mark struct {
-	lsn   domain.LSN
-	total uint64
+	lsn     domain.LSN
+	total   uint64
+	payload uint64
 }
 
 const marksKept = 4096
@@ -31,6 +34,7 @@ const marksKept = 4096
 type windowFrame struct {
 	first, last domain.LSN
 	raw         []byte
+	payload     int       // bytes of it that change a volume
 	at          time.Time // when it was cut
 }
 
@@ -41,11 +45,15 @@ func newWindow() *window { return &window{began: time.Now()} }
 func (w *window) push(f windowFrame) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.first == 0 {
+		w.first = f.first
+	}
 	w.frames = append(w.frames, f)
 	w.bytes += len(f.raw)
 	w.total += uint64(len(f.raw))
+	w.payload += uint64(f.payload)
 	if n := len(w.marks); n == 0 || w.total-w.marks[n-1].total >= 64<<10 {
-		w.marks = append(w.marks, mark{f.last, w.total})
+		w.marks = append(w.marks, mark{f.last, w.total, w.payload})
 		if len(w.marks) > marksKept {
 			w.marks = append(w.marks[:0], w.marks[marksKept/2:]...)
 		}
@@ -113,4 +121,30 @@ func (w *window) after(lsn domain.LSN) uint64 {
 		return w.total
 	}
 	return w.total - w.marks[i-1].total
+}
+
+// payloadBetween is the payload of the frames that follow lsn and begin at or before head. Beyond memory it is rounded up to a
+// mark. atLeast is set when lsn lies before the window's beginning: what was before that is not known.
+func (w *window) payloadBetween(lsn, head domain.LSN) (bytes uint64, atLeast bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	beyond := uint64(0) // not acknowledged yet
+	kept := uint64(0)
+	within := len(w.frames) > 0 && w.frames[0].first <= lsn+1
+	for _, f := range w.frames {
+		switch {
+		case f.first > head:
+			beyond += uint64(f.payload)
+		case f.last > lsn:
+			kept += uint64(f.payload)
+		}
+	}
+	if within {
+		return kept, false
+	}
+	i, _ := slices.BinarySearchFunc(w.marks, lsn, func(m mark, lsn domain.LSN) int { return cmp.Compare(m.lsn, lsn+1) })
+	if i == 0 {
+		return w.payload - beyond, w.first == 0 || w.first > lsn+1
+	}
+	return w.payload - beyond - w.marks[i-1].payload, false
 }

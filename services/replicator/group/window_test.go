@@ -41,3 +41,38 @@ func TestLagCountsFromTheOldestFrameThatIsMissing(t *testing.T) {
 		}
 	}
 }
+
+func TestPayloadThatATargetLacks(t *testing.T) {
+	fill := func(frames, size int) *window {
+		w := newWindow()
+		for i := range frames {
+			lsn := domain.LSN(10 * (i + 10))
+			w.push(windowFrame{first: lsn, last: lsn + 9, raw: make([]byte, size), payload: 7})
+		}
+		return w
+	}
+	whole := fill(5, 100)           // LSN 100 to 149
+	short := fill(5, windowBytes/2) // only 130 to 149 are still in memory; a mark a frame
+	none := newWindow()             // nothing was written yet
+	for _, c := range []struct {
+		name        string
+		w           *window
+		acked, head domain.LSN
+		want        uint64
+		atLeast     bool
+	}{
+		{"all of it there", whole, 149, 149, 0, false},
+		{"one frame", whole, 139, 149, 7, false},
+		{"what is not acknowledged is not lost", whole, 119, 139, 14, false},
+		{"all of this session", whole, 99, 149, 35, false},
+		{"more than this session", whole, 50, 149, 35, true},
+		{"beyond memory", short, 109, 149, 28, false},
+		{"beyond memory, the newest not acknowledged", short, 109, 139, 21, false},
+		{"beyond memory and before", short, 50, 149, 35, true},
+		{"nothing written", none, 50, 99, 0, true},
+	} {
+		if got, atLeast := c.w.payloadBetween(c.acked, c.head); got != c.want || atLeast != c.atLeast {
+			t.Errorf("%s: %d, at least %v; want %d, %v", c.name, got, atLeast, c.want, c.atLeast)
+		}
+	}
+}

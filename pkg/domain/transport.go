@@ -1,0 +1,128 @@
+package domain
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Transport is how changes travel to a target whose writes do not wait for it, and how the data of a resync travels to any.
+// The zero value sends as fast as the link takes it, uncompressed.
+type Transport struct {
+	RateLimit   Rate         `json:"rate_limit,omitempty" yaml:"rate_limit"` // where no window of Schedule applies
+	Schedule    []RateWindow `json:"schedule,omitempty" yaml:"schedule"`     // the first that applies counts
+	Compression Compression  `json:"compression,omitempty" yaml:"compression"`
+}
+
+// RateWindow is a rate for a part of the day, in the time zone of the machine that sends.
+type RateWindow struct {
+	Days      []Day `json:"days,omitempty" yaml:"days"` // on which it begins; none: every day
+	From      Clock `json:"from" yaml:"from"`
+	To        Clock `json:"to" yaml:"to"` // exclusive; at or before From it is on the next day
+	RateLimit Rate  `json:"rate_limit" yaml:"rate_limit"`
+}
+
+// Rate is bytes a second; 0 is no limit. As text it has a unit: 10MiB.
+type Rate int64
+
+// MinRate is the lowest limit that makes sense: a frame may have 6 MiB.
+const MinRate Rate = 16 << 10
+
+// UnmarshalText reads 512KiB, 10MiB, 1GiB or 0.
+func (r *Rate) UnmarshalText(b []byte) error {
+	s := string(b)
+	for _, u := range []struct {
+		suffix string
+		bytes  int64
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}} {
+		num, ok := strings.CutSuffix(s, u.suffix)
+		n, err := strconv.ParseInt(num, 10, 64)
+		if ok && err == nil && n >= 0 && n <= (1<<50)/u.bytes {
+			*r = Rate(n * u.bytes)
+			return nil
+		}
+	}
+	if s == "0" {
+		*r = 0
+		return nil
+	}
+	return fmt.Errorf("%q is no rate: %w: write bytes a second with their unit: 512KiB, 10MiB or 1GiB, or 0 for no limit", s, ErrInvalid)
+}
+
+// UnmarshalJSON reads a number of bytes a second.
+func (r *Rate) UnmarshalJSON(b []byte) error {
+	var n int64
+	if err := json.Unmarshal(b, &n); err != nil || n < 0 {
+		return fmt.Errorf("rate %s: %w: give a number of bytes a second", b, ErrInvalid)
+	}
+	*r = Rate(n)
+	return nil
+}
+
+// Day is a day of the week: mon to sun.
+type Day string
+
+// Days lists the days of the week, as time.Weekday counts them.
+func Days() []Day { return []Day{"sun", "mon", "tue", "wed", "thu", "fri", "sat"} }
+
+// Clock is a time of day, 00:00 to 24:00.
+type Clock string
+
+// Minutes is how many minutes after midnight it is. The error wraps ErrInvalid.
+func (c Clock) Minutes() (int, error) {
+	h, m, ok := strings.Cut(string(c), ":")
+	hours, err1 := strconv.Atoi(h)
+	minutes, err2 := strconv.Atoi(m)
+	if !ok || len(c) != 5 || err1 != nil || err2 != nil || hours < 0 || minutes < 0 || minutes > 59 || hours*60+minutes > 24*60 {
+		return 0, fmt.Errorf("%q is no time of day: %w: write 00:00 to 24:00", string(c), ErrInvalid)
+	}
+	return hours*60 + minutes, nil
+}
+
+// Compression is how what is sent is made smaller.
+type Compression string
+
+// The compressions. The empty one is CompressionNone.
+const (
+	CompressionNone Compression = "none"
+	// CompressionS2 is for links: about 1 GB/s a core, and left out where it does not help.
+	CompressionS2 Compression = "s2"
+)
+
+// Rate is the limit at a time, in that time's zone. A window with a time that is none never applies.
+func (t Transport) Rate(at time.Time) Rate {
+	minute := at.Hour()*60 + at.Minute()
+	today, yesterday := Days()[at.Weekday()], Days()[(at.Weekday()+6)%7]
+	for _, w := range t.Schedule {
+		from, err1 := w.From.Minutes()
+		to, err2 := w.To.Minutes()
+		if err1 != nil || err2 != nil {
+			continue
+		}
+		on := func(d Day) bool { return len(w.Days) == 0 || slices.Contains(w.Days, d) }
+		switch {
+		case from < to && on(today) && minute >= from && minute < to,
+			from >= to && on(today) && minute >= from,
+			from >= to && on(yesterday) && minute < to:
+			return w.RateLimit
+		}
+	}
+	return t.RateLimit
+}
+
+// TransportTo is how a primary at `from` sends to `to`: as the receiving target says, or on the way home as the sending one.
+func (g Group) TransportTo(from, to SiteID) Transport {
+	at := to
+	if to == g.Home {
+		at = from
+	}
+	for _, t := range g.Targets {
+		if t.Site == at {
+			return t.Transport
+		}
+	}
+	return Transport{}
+}
