@@ -14,7 +14,7 @@ import (
 
 func groupCommand() *cobra.Command {
 	r, site := new(remote), new(string)
-	c := parent(&cobra.Command{Use: "group", Short: "Look at protection groups"})
+	c := parent(&cobra.Command{Use: "group", Short: "Look at protection groups, and change them"})
 	r.flags(c)
 	c.PersistentFlags().StringVar(site, "site", "", "the site to ask; by default the configuration's own")
 	c.AddCommand(
@@ -25,6 +25,7 @@ func groupCommand() *cobra.Command {
 				return groupShow(cmd, r, *site, domain.GroupID(args[0]))
 			}},
 		groupSeedCommand(r),
+		groupSetCommand(r, site),
 	)
 	return c
 }
@@ -127,6 +128,10 @@ func (v *groupView) print(cmd *cobra.Command) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
 	g := v.Desired.Group
 	fmt.Fprintf(w, "group\t%s (tier %d)\nhome\t%s\nruns at\t%s since epoch %s\nfailover\t%s, hold-down %s\n", g.ID, g.Tier, g.Home, v.Desired.Site, v.Desired.Epoch, g.Failover, g.HoldDown)
+	fmt.Fprintf(w, "policy\tversion %d, revision %d, on target loss %s, RPO target %s\n", v.Desired.Version, v.Desired.Revision, g.OnTargetLoss, g.RPO)
+	for _, t := range g.Targets {
+		fmt.Fprintf(w, "target\t%s, %s\n", t.Site, t.Mode)
+	}
 	for _, vol := range g.Volumes {
 		fmt.Fprintf(w, "volume\t%s, %d bytes\n", vol.ID, vol.SizeBytes)
 	}
@@ -139,6 +144,12 @@ func (v *groupView) print(cmd *cobra.Command) error {
 			continue
 		}
 		fmt.Fprintf(w, "copy at %s\t%s, epoch %s, head LSN %d, promotable %v\n", s, c.Role, c.Epoch, c.HeadLSN, c.Consistent)
+		for _, t := range c.Targets {
+			fmt.Fprintf(w, "\tto %s: %s\n", t.Site, targetText(t))
+		}
+		if c.PolicyError != "" {
+			fmt.Fprintf(w, "\tchanged policy not adopted: %s\n", c.PolicyError)
+		}
 		for _, d := range c.Disks {
 			fmt.Fprintf(w, "\t%s\n", d.URL)
 		}

@@ -224,6 +224,10 @@ func TestSecuredInstallationStartsMovesFailsOverAndComesBack(t *testing.T) {
 	}
 	awaitGroup(t, s.files["a"], "a")
 	s.noViolation("start")
+	s.policy("async")
+	s.policy("sync")
+	s.checkAudit("a", "a.operator", "group_set", "tester", "to sync")
+	s.noViolation("policy")
 	s.order("switchover", "a", "b", "a test")
 	awaitGroup(t, s.files["b"], "b")
 	s.noViolation("switchover")
@@ -251,6 +255,17 @@ func TestSecuredInstallationStartsMovesFailsOverAndComesBack(t *testing.T) {
 	s.checkAudit("a", "a.failover", "campaign_won_erp_", "", "")
 	s.checkAudit("b", "a.failover", "demoted_erp_", "", "")
 	s.noViolation("failback")
+}
+
+// policy changes the mode of the group's target while its VM runs, and waits until that is so.
+func (s *secured) policy(mode string) {
+	s.t.Helper()
+	s.awaitCalm()
+	o := holdfast(s.t.Context(), "group", "set", "erp", "--target", "b="+mode, "--reason", "to "+mode, "--by", "tester", "--wait", "--config", s.files["a"], "--output", "json")
+	var v struct{ Copy api.GroupStatus }
+	if o.code != 0 || json.Unmarshal([]byte(o.stdout), &v) != nil || len(v.Copy.Targets) != 1 || v.Copy.Targets[0].InSync != (mode == "sync") {
+		s.t.Fatalf("group set to %s: exit %d, %v: %s", mode, o.code, o.err, o.stdout)
+	}
 }
 
 // checkAudit finds an entry in a site's audit; what a person had done must also say from where.

@@ -38,7 +38,7 @@ func Calls(kind string) []Call {
 	case api.ServiceReplicator:
 		return []Call{
 			{api.ServiceQuorum, Own, []string{api.VerbLease, api.VerbInSync}},
-			{api.ServiceReplicator, Any, []string{api.VerbRejoin, api.VerbResyncBegin, api.VerbResyncCommit, api.VerbResyncData, api.VerbResyncHash, api.VerbVerifyHash, api.VerbVerifyExact, api.VerbProbe}},
+			{api.ServiceReplicator, Any, []string{api.VerbRejoin, api.VerbUnfollow, api.VerbResyncBegin, api.VerbResyncCommit, api.VerbResyncData, api.VerbResyncHash, api.VerbVerifyHash, api.VerbVerifyExact, api.VerbProbe}},
 		}
 	case api.ServiceFailover:
 		return []Call{
@@ -65,7 +65,7 @@ func Calls(kind string) []Call {
 			{api.ServiceReplicator, Any, []string{api.VerbStatus, api.VerbEstimate, api.VerbQuarantine, api.VerbCheckpointList, api.VerbCheckpointCreate,
 				api.VerbCheckpointOpen, api.VerbCheckpointClose, api.VerbCheckpointRead}},
 			{api.ServiceReplicator, Any, []string{api.VerbQuarantineRead, api.VerbQuarantineDiscard, api.VerbVerify, api.VerbWrites, api.VerbSurvey}},
-			{api.ServiceFailover, Any, []string{api.VerbRunStart, api.VerbRunList, api.VerbRunShow, api.VerbGroupList, api.VerbStatus}},
+			{api.ServiceFailover, Any, []string{api.VerbRunStart, api.VerbRunList, api.VerbRunShow, api.VerbGroupList, api.VerbGroupSet, api.VerbStatus}},
 			{api.ServiceDNS, Any, []string{api.VerbLookup, api.VerbRecords}},
 			{kindHost, Any, []string{api.VerbStatus}},
 		}

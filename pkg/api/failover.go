@@ -13,6 +13,7 @@ const (
 	VerbRunList   = "run_list"   // Empty -> RunList
 	VerbRunShow   = "run_show"   // RunShowRequest -> Run
 	VerbGroupList = "group_list" // Empty -> GroupList
+	VerbGroupSet  = "group_set"  // GroupSetRequest -> GroupDesired
 	// VerbStatus: Empty -> FailoverStatus
 )
 
@@ -141,6 +142,28 @@ type GroupDesired struct {
 	Epoch    domain.Epoch  `json:"epoch"` // of the change
 	Version  uint64        `json:"version"`
 	Revision uint64        `json:"revision,omitempty"` // KV revision here, not copied
+}
+
+// GroupSetRequest changes a group's desired state at the site that holds its lease, which alone may: what is left out stays.
+// The services adopt it by themselves while writes go on. Errors: not_found, invalid (the group would not be one), conflict
+// (Revision is not the newest any more), no_lease (the site does not hold the group), refused (a run moves the group).
+type GroupSetRequest struct {
+	Group    domain.GroupID `json:"group"`
+	Revision uint64         `json:"revision,omitempty"` // as read from group_list at that site; 0: whatever is the newest
+	// Targets are sites whose mode is to change, and sites to add; Remove are those that are to be no target any more.
+	Targets      []domain.Target       `json:"targets,omitempty"`
+	Remove       []domain.SiteID       `json:"remove,omitempty"`
+	Tier         *int                  `json:"tier,omitempty"`
+	RPO          *time.Duration        `json:"rpo,omitempty"`
+	HoldDown     *time.Duration        `json:"hold_down,omitempty"`
+	OnTargetLoss domain.OnTargetLoss   `json:"on_target_loss,omitempty"`
+	Failover     domain.FailoverPolicy `json:"failover,omitempty"`
+	Congestion   domain.Congestion     `json:"congestion,omitempty"`
+	// Placements say where the group's VMs live at sites that are added.
+	Placements map[domain.VMID]map[domain.SiteID]domain.VMPlacement `json:"placements,omitempty"`
+	Reason     string                                               `json:"reason,omitempty"`
+	By         string                                               `json:"by,omitempty"`   // who, as the caller says
+	Host       string                                               `json:"host,omitempty"` // where it was asked for, as the caller says
 }
 
 // FailoverStatus is the reply of the failover service's status verb.

@@ -5,6 +5,7 @@ import "github.com/holdfast-dr/holdfast/pkg/domain"
 // Verbs that replicators use among themselves: a primary calls them at its targets.
 const (
 	VerbRejoin       = "rejoin"        // RejoinRequest -> RejoinReply
+	VerbUnfollow     = "unfollow"      // UnfollowRequest -> Empty
 	VerbResyncBegin  = "resync_begin"  // ResyncBegin -> ResyncBegun
 	VerbResyncCommit = "resync_commit" // ResyncCommit -> Empty
 	VerbResyncData   = "resync_data"   // binary, see services/replicator/group; empty reply
@@ -40,6 +41,14 @@ type RejoinReply struct {
 	Quarantined *Quarantined `json:"quarantined,omitempty"`
 	// Compression is what this target can open; one that says nothing gets nothing compressed.
 	Compression []domain.Compression `json:"compression,omitempty"`
+}
+
+// UnfollowRequest tells a target that its primary sends it nothing more, because the group's policy says so: the copy stays as
+// it is. Errors: stale_epoch (the target follows another epoch).
+type UnfollowRequest struct {
+	Group domain.GroupID `json:"group"`
+	Epoch domain.Epoch   `json:"epoch"`
+	Site  domain.SiteID  `json:"site"` // the primary
 }
 
 // ResyncBegin opens a staging area at the target. What an earlier resync has staged there and not committed stays in it.

@@ -132,7 +132,16 @@ type GroupStatus struct {
 	Quarantined []Quarantined  `json:"quarantined,omitempty"`
 	Verify      []VerifyStatus `json:"verify,omitempty"`             // the last comparison with each target that this site made as primary
 	RPOTarget   float64        `json:"rpo_target_seconds,omitempty"` // at a primary: the group's, 0 when nothing may be lost
-	Error       string         `json:"error,omitempty"`
+	// Policy is the version of desired state that the copy goes by; PolicyError says why it does not go by a newer one.
+	Policy      PolicyVersion `json:"policy,omitzero"`
+	PolicyError string        `json:"policy_error,omitempty"`
+	Error       string        `json:"error,omitempty"`
+}
+
+// PolicyVersion counts the changes of a group's desired state: the higher epoch, then the higher version, is the newer.
+type PolicyVersion struct {
+	Epoch   domain.Epoch `json:"epoch"`
+	Version uint64       `json:"version"`
 }
 
 // States of a target as its primary sees it.

@@ -126,6 +126,7 @@ type Group struct {
 	Failover     domain.FailoverPolicy `yaml:"failover"`
 	HoldDown     Duration              `yaml:"hold_down"`
 	RPO          Duration              `yaml:"rpo"`
+	Congestion   domain.Congestion     `yaml:"congestion"` // overflow (by default), throttle
 	Checkpoints  Checkpoints           `yaml:"checkpoints"`
 	Volumes      []Volume              `yaml:"volumes"`
 	VMs          []domain.VM           `yaml:"vms"`
@@ -246,7 +247,7 @@ func withGroupDefaults(g Group) Group {
 // Domain is the group as the domain has it.
 func (g Group) Domain() domain.Group {
 	out := domain.Group{ID: g.ID, Tier: g.Tier, Home: g.Home, Targets: g.Targets, Durability: g.Durability,
-		OnTargetLoss: g.OnTargetLoss, Failover: g.Failover, HoldDown: time.Duration(g.HoldDown), RPO: time.Duration(g.RPO), VMs: g.VMs,
+		OnTargetLoss: g.OnTargetLoss, Failover: g.Failover, HoldDown: time.Duration(g.HoldDown), RPO: time.Duration(g.RPO), Congestion: g.Congestion, VMs: g.VMs,
 		Checkpoints: g.Checkpoints.domain()}
 	for _, v := range g.Volumes {
 		out.Volumes = append(out.Volumes, domain.Volume{ID: v.ID, SizeBytes: int64(v.Size)})

@@ -290,6 +290,9 @@ func (c Config) validateGroups(v *validator, data map[domain.SiteID]bool) map[do
 		}
 		oneOf(v, f+".durability", g.Durability, domain.DurabilityStrict, domain.DurabilityCached)
 		oneOf(v, f+".on_target_loss", g.OnTargetLoss, domain.TargetLossSuspend, domain.TargetLossDegrade)
+		if g.Congestion != "" {
+			oneOf(v, f+".congestion", g.Congestion, domain.CongestionOverflow, domain.CongestionThrottle)
+		}
 		oneOf(v, f+".failover", g.Failover, domain.FailoverAuto, domain.FailoverManual)
 		g.Checkpoints.validate(v, f+".checkpoints")
 		volumes := c.validateVolumes(v, f, g)

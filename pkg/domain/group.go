@@ -56,6 +56,18 @@ const (
 	TargetLossDegrade OnTargetLoss = "degrade"
 )
 
+// Congestion says what a primary does when an asynchronous target cannot follow.
+type Congestion string
+
+const (
+	// CongestionOverflow lets the ring go: what the target lacks becomes a bitmap, and the writer never waits. The empty value
+	// means the same.
+	CongestionOverflow Congestion = "overflow"
+	// CongestionThrottle lets the writer wait for a target that is there, so that the target lacks no more than the ring holds. For
+	// one that is lost nobody waits.
+	CongestionThrottle Congestion = "throttle"
+)
+
 // FailoverPolicy says who may declare a disaster for a group.
 type FailoverPolicy string
 
@@ -77,8 +89,9 @@ type Group struct {
 	OnTargetLoss OnTargetLoss   `json:"on_target_loss" yaml:"on_target_loss"`
 	Failover     FailoverPolicy `json:"failover" yaml:"failover"`
 	HoldDown     time.Duration  `json:"hold_down" yaml:"hold_down"`
-	RPO          time.Duration  `json:"rpo" yaml:"rpo"`                 // target, 0 for sync
-	Checkpoints  Checkpoints    `json:"checkpoints" yaml:"checkpoints"` // that each target keeps of its past
+	RPO          time.Duration  `json:"rpo" yaml:"rpo"`                         // target, 0 for sync
+	Checkpoints  Checkpoints    `json:"checkpoints" yaml:"checkpoints"`         // that each target keeps of its past
+	Congestion   Congestion     `json:"congestion,omitempty" yaml:"congestion"` // empty: overflow
 	Volumes      []Volume       `json:"volumes" yaml:"volumes"`
 	VMs          []VM           `json:"vms" yaml:"vms"`
 }

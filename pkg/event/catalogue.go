@@ -86,6 +86,8 @@ func groups() []Definition {
 			says{"serving_stopped", "This site no longer serves the group's volumes; the detail says why."},
 			says{"target_lost", "The primary goes on without a target that does not answer."},
 			says{"target_streaming", "A target has everything and receives each write as it happens."},
+			says{"target_ended", "The policy wants nothing more sent to a target; the detail says what becomes of its copy."},
+			says{"policy_adopted", "The primary goes by a changed policy; the detail says which targets change, and how."},
 			says{"resync_started", "The primary began to send a target what differs."},
 			says{"resync_progressed", "A resync goes on; the event says how far it is, its rate and the time left. Every ten seconds."},
 			says{"resync_completed", "A target has what it lacked; the event says how much was sent."},

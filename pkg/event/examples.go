@@ -116,6 +116,10 @@ func exampleReplica(fact string) ReplicaChanged {
 		r.Target = "a"
 	case "resync_started", "resync_completed", "resync_progressed":
 		r.Target, r.Bytes, r.Volume = "a", 196608, 128<<20
+	case "target_ended":
+		r.Target, r.Detail = "a", "nothing more is sent; the copy at site a stays as it is, a whole prefix of the group's writes up to LSN 1042"
+	case "policy_adopted":
+		r.Detail = "a from sync to async"
 	case "serving_stopped":
 		r.Detail = "demoted"
 	case "checkpoint_created":

@@ -27,8 +27,10 @@ type Config struct {
 	// DNSAuthority is host:port of the site's own name server, asked as a client would. Empty: clients go by address.
 	DNSAuthority string
 	// DNSTTL is the TTL of changed records in seconds. 0 means 5.
-	DNSTTL  uint32
-	Timings Timings
+	DNSTTL uint32
+	// CheckGroup refuses a group that cannot be, before a person's change of it is written; nil refuses none.
+	CheckGroup func(domain.Group) error
+	Timings    Timings
 }
 
 // Timings are the service's waits. A zero field means its default.

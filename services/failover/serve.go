@@ -28,7 +28,8 @@ func (s *service) endpoints() map[string]bus.Endpoint {
 		api.VerbGroupList: bus.Answer(func(ctx context.Context, _ api.Empty) (api.GroupList, error) {
 			return s.store.All(ctx)
 		}),
-		api.VerbStatus: bus.Answer(s.status),
+		api.VerbGroupSet: bus.Answer(s.groupSet),
+		api.VerbStatus:   bus.Answer(s.status),
 	}
 }
 

@@ -42,6 +42,9 @@ func (s *service) endpoints() map[string]bus.Endpoint {
 		api.VerbRejoin: bus.Answer(func(ctx context.Context, r api.RejoinRequest) (api.RejoinReply, error) {
 			return with(s, r.Group, func(g *group.Group) (api.RejoinReply, error) { return g.Rejoin(ctx, r) })
 		}),
+		api.VerbUnfollow: bus.Answer(func(ctx context.Context, r api.UnfollowRequest) (api.Empty, error) {
+			return with(s, r.Group, func(g *group.Group) (api.Empty, error) { return api.Empty{}, g.Unfollow(ctx, r) })
+		}),
 		api.VerbResyncBegin: bus.Answer(func(ctx context.Context, r api.ResyncBegin) (api.ResyncBegun, error) {
 			return with(s, r.Group, func(g *group.Group) (api.ResyncBegun, error) { return g.ResyncBegin(ctx, r) })
 		}),

@@ -75,6 +75,7 @@ type service struct {
 	groups  map[domain.GroupID]*group.Group
 	opening map[domain.GroupID]bool
 	faults  map[domain.GroupID]error
+	newest  map[domain.GroupID]api.GroupDesired
 	wg      sync.WaitGroup
 
 	surveying sync.Mutex // one survey at a time
@@ -103,7 +104,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	}
 	s := &service{
 		cfg: cfg, deps: deps, log: log, guard: target.GuardOf(secrets), tracer: deps.Tracer.Tracer("holdfast/replicator"),
-		groups: map[domain.GroupID]*group.Group{}, opening: map[domain.GroupID]bool{}, faults: map[domain.GroupID]error{}, meters: newMeters(deps.Metrics),
+		groups: map[domain.GroupID]*group.Group{}, opening: map[domain.GroupID]bool{}, faults: map[domain.GroupID]error{}, newest: map[domain.GroupID]api.GroupDesired{}, meters: newMeters(deps.Metrics),
 		resyncPace: group.NewPace(cfg.ResyncRate), scrubPace: group.NewPace(cfg.ScrubRate),
 	}
 	return s.run(ctx, ln)
@@ -218,7 +219,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// desired opens a group of this site, once. A definition that changes later takes effect with the next start.
+// desired opens a group of this site, once, and has it adopt what changes later. A copy of a group that is not to be here any
+// more stays as it is, open until the next start: its primary lets it go.
 func (s *service) desired(ctx context.Context, e bus.Entry) {
 	var d api.GroupDesired
 	if err := json.Unmarshal(e.Value, &d); err != nil {
@@ -226,17 +228,29 @@ func (s *service) desired(ctx context.Context, e bus.Entry) {
 		return
 	}
 	id := d.Group.ID
-	if !domain.ValidToken(string(id)) || !slices.Contains(d.Group.SitesOf(), s.cfg.Site) {
+	if !domain.ValidToken(string(id)) {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.groups[id] != nil || s.opening[id] {
+	s.newest[id] = d
+	if g := s.groups[id]; g != nil {
+		s.wg.Go(func() { s.adopt(ctx, g, d) })
+		return
+	}
+	if s.opening[id] || !slices.Contains(d.Group.SitesOf(), s.cfg.Site) {
 		return
 	}
 	s.opening[id] = true
 	delete(s.faults, id)
 	s.wg.Go(func() { s.open(ctx, d.Group) })
+}
+
+// adopt has a group go by a changed definition. It waits for what changes the group's part now.
+func (s *service) adopt(ctx context.Context, g *group.Group, d api.GroupDesired) {
+	if err := g.Adopt(ctx, d); err != nil && ctx.Err() == nil {
+		s.log.Error("changed policy not adopted", "group", string(d.Group.ID), "error", err)
+	}
 }
 
 func (s *service) open(ctx context.Context, def domain.Group) {
@@ -257,6 +271,8 @@ func (s *service) open(ctx context.Context, def domain.Group) {
 		return
 	}
 	s.groups[def.ID] = g
+	newest := s.newest[def.ID] // it may have changed while the group was opened
+	s.wg.Go(func() { s.adopt(ctx, g, newest) })
 	s.log.Info("group opened", "group", string(def.ID))
 }
 

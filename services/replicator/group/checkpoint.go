@@ -147,36 +147,29 @@ func (s *store) used() float64 {
 	return float64(st.UsedBytes) / float64(max(st.SizeBytes, 1))
 }
 
-// checkpoint releases what no target needs. Where that leaves the ring under pressure, the targets that do not keep up
-// go over to their bitmaps; when it is nearly full, all that lack something do.
+// checkpoint releases what no target needs: see store.release.
 func (s *session) checkpoint(used float64, full bool) error {
-	applied := s.st.applied()
-	if err := s.st.checkpoint(s.releasable(applied), used, full); err != nil {
-		return err
-	}
-	used = s.st.used()
-	if used < pressureShare {
-		return nil
-	}
-	for site, t := range s.senders {
-		if t.track.covered() >= applied || used < nearlyFull && t.keepsUp() {
-			continue
-		}
-		if err := s.st.overflow(site, t.track, applied); err != nil {
-			return err
-		}
-		t.overflowed()
-	}
-	return s.st.checkpoint(s.releasable(applied), used, full)
+	s.changing.Lock() // no target comes or goes between what it lacks and what the ring lets go of
+	defer s.changing.Unlock()
+	return s.st.release(s.owed(), used, full)
 }
 
-// releasable is the last change that neither the volumes nor any target needs the ring for.
-func (s *session) releasable(applied domain.LSN) domain.LSN {
-	limit := applied
-	for _, t := range s.senders {
-		limit = min(limit, t.track.covered())
+// isThere reports whether the target was heard lately, so that writers may be made to wait for it: one that only begins again
+// is there.
+func (t *sender) isThere() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return time.Since(t.heard) < 4*t.s.g.cfg.Timing.TargetTimeout
+}
+
+// owed is what the session owes its targets. Under changing.
+func (s *session) owed() []owed {
+	var out []owed
+	throttle := s.st.policy().Congestion == domain.CongestionThrottle
+	for site, t := range s.senders.all() {
+		out = append(out, owed{site: site, track: t.track, waits: t.keepsUp(), always: throttle && t.isThere(), overflowed: t.overflowed})
 	}
-	return limit
+	return out
 }
 
 // checkpoint flushes the volumes, and releases the ring up to limit when it is worth the history.

@@ -36,6 +36,7 @@ type register struct {
 	blocked bool   // in-sync requests find no majority
 	lost    bool   // in-sync requests are carried out, their answers lost
 	onLease func() // called at each question about the lease, outside the lock
+	onAsked func() // called at each in-sync request, under the lock
 	asked   int    // in-sync requests seen
 	history [][]domain.SiteID
 }
@@ -57,6 +58,20 @@ func (q *register) lose(on bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.lost = on
+}
+
+// requests is how many in-sync requests were made.
+func (q *register) requests() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.asked
+}
+
+// seen has f called after each in-sync request from now on.
+func (q *register) seen(f func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.onAsked = f
 }
 
 func (q *register) set() []domain.SiteID {
@@ -82,6 +97,9 @@ func (q *register) change(site domain.SiteID) func(context.Context, api.InSyncRe
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		q.asked++
+		if q.onAsked != nil {
+			defer q.onAsked()
+		}
 		switch {
 		case q.holder != site || q.epoch != r.Epoch:
 			return api.Register{}, domain.ErrNoLease
@@ -182,6 +200,8 @@ type cluster struct {
 	quo   *register
 	nodes map[domain.SiteID]*node
 	urls  map[domain.SiteID]string
+
+	version uint64 // of the definition
 }
 
 var fastTiming = Timing{Pull: 30 * time.Millisecond, TargetTimeout: 400 * time.Millisecond, LinkTimeout: 200 * time.Millisecond,
@@ -281,6 +301,9 @@ func (n *node) listen(ctx context.Context, g *Group) {
 	n.t.Helper()
 	err := n.mesh.Local().Serve(ctx, api.ServiceReplicator, map[string]bus.Endpoint{
 		api.VerbRejoin: bus.Answer(g.Rejoin),
+		api.VerbUnfollow: bus.Answer(func(ctx context.Context, r api.UnfollowRequest) (api.Empty, error) {
+			return api.Empty{}, g.Unfollow(ctx, r)
+		}),
 		api.VerbResyncCommit: bus.Answer(func(ctx context.Context, r api.ResyncCommit) (api.Empty, error) {
 			return api.Empty{}, g.ResyncCommit(ctx, r)
 		}),

@@ -57,9 +57,11 @@ func (s *session) write(b *batch) error {
 	b.frame.Time = time.Now()
 	enc := b.builder.Finish(b.frame.CommitLSN, s.st.j.Next().PrevHeaderCRC, b.frame.Time)
 	s.g.writes.Frame(b.frame.Entries, len(enc))
-	if len(s.senders) > 0 {
+	if len(s.senders.all()) > 0 {
 		s.window.push(windowFrame{first: b.frame.FirstLSN, last: b.frame.LastLSN, raw: append([]byte(nil), enc...), payload: b.payload(), at: b.frame.Time})
 		s.wakeSenders(true)
+	} else {
+		s.window.skip()
 	}
 	err := s.st.j.Append(enc)
 	for errors.Is(err, journal.ErrFull) {
@@ -69,7 +71,9 @@ func (s *session) write(b *batch) error {
 		case <-s.ctx.Done():
 			return s.ctx.Err()
 		}
-		err = s.st.j.Append(enc)
+		if err = s.st.j.Append(enc); errors.Is(err, journal.ErrFull) && !sleep(s.ctx, 2*time.Millisecond) {
+			return s.ctx.Err() // a target is waited for, and takes its time
+		}
 	}
 	if err != nil {
 		return err
@@ -128,7 +132,7 @@ func (s *session) ready() *batch {
 	}
 	b := s.pending[0]
 	for site, must := range s.required {
-		if must && s.senders[site].durableLSN() < b.frame.LastLSN {
+		if must && s.senders.durable(site) < b.frame.LastLSN {
 			return nil
 		}
 	}
@@ -203,8 +207,8 @@ func (s *session) given() domain.LSN {
 }
 
 func (s *session) wakeSenders(sync bool) {
-	for _, t := range s.senders {
-		if !sync || t.mode == domain.ModeSync {
+	for _, t := range s.senders.all() {
+		if !sync || t.mode() == domain.ModeSync {
 			poke(t.wake)
 		}
 	}

@@ -34,8 +34,8 @@ func (g *Group) Demote(ctx context.Context, req api.DemoteRequest) (reply api.De
 		}
 		return reply, fmt.Errorf("demote group %s: epoch %s is not served here: %w", g.id, req.Epoch, domain.ErrStaleEpoch)
 	}
-	t := s.senders[req.Successor]
-	if t == nil {
+	t := s.senders.get(req.Successor)
+	if t == nil || t.mode() == domain.ModeNone {
 		return reply, fmt.Errorf("demote group %s: site %s is no target of it: %w", g.id, req.Successor, domain.ErrRefused)
 	}
 	wait := time.Duration(req.TimeoutNs)
@@ -63,7 +63,7 @@ func (g *Group) Demote(ctx context.Context, req api.DemoteRequest) (reply api.De
 // drain takes nothing more, lets what was taken end, and waits until the successor's journal holds all of it and the
 // in-sync set names it.
 func (g *Group) drain(ctx context.Context, s *session, t *sender) (domain.LSN, error) {
-	if t.mode != domain.ModeSync && !t.keepsUp() {
+	if t.mode() != domain.ModeSync && !t.keepsUp() {
 		return 0, fmt.Errorf("successor %s does not stream", t.site)
 	}
 	s.setDraining(true)
@@ -86,7 +86,7 @@ func (g *Group) drain(ctx context.Context, s *session, t *sender) (domain.LSN, e
 			return 0, err
 		}
 	}
-	if t.mode != domain.ModeSync {
+	if t.mode() != domain.ModeSync {
 		s.register.add(t.site) // for the instant of the move: nothing is acknowledged any more
 	}
 	for !s.register.settled(t.site) {
@@ -112,7 +112,7 @@ func (g *Group) resume(ctx context.Context, s *session, t *sender) error {
 	if s.ctx.Err() != nil {
 		return nil
 	}
-	if t.mode != domain.ModeSync && s.register.may(t.site) {
+	if t.mode() != domain.ModeSync && s.register.may(t.site) {
 		s.register.remove(t.site, "")
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()

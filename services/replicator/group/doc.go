@@ -27,6 +27,12 @@
 // A session that ended is never resumed: frames of its epoch may be at a target that this journal lost in a crash, and a
 // second frame of the same number must never exist. So an epoch that the journal has already served is refused.
 //
+// # A changed policy
+//
+// Adopt brings a session's targets to another policy while writes go on. The registrar alone decides who is waited for: a
+// target is admitted to the in-sync set or barred from it, and a barred one is waited for until the register is known not to
+// name it. Only then may a sender end. Nothing of a change is kept here, so there is no half of one after a kill.
+//
 // # Fence
 //
 // Each copy keeps, in the journal's superblocks, the highest epoch it was fenced to. Rejoin and promote refuse lower ones.
@@ -45,6 +51,7 @@
 //   - An I/O error of the journal or a volume stops the group; its status says why; nothing is retried as success.
 //   - A crash of either side during a resync leaves the target's old image and journal as they were; a durable marker
 //     makes the staged data and frames the new image, and a crash after it redoes the application.
-//   - A target that cannot follow costs the primary its ring, then one bit per 4 KiB, never time (async).
+//   - A target that cannot follow costs the primary its ring, then one bit per 4 KiB, never time (async; unless the group says
+//     throttle). A target's copy keeps the same for the group's other targets (peers), since it may be their next primary.
 //   - Broken invariants (an epoch that falls, two primaries of one epoch, a gap) stop the group.
 package group

@@ -311,7 +311,7 @@ func TestDemoteDrainsToTheSuccessorAndAFailedOneGoesOnServing(t *testing.T) {
 			w.wg.Wait()
 			c.kill("b")
 			short := api.DemoteRequest{Group: "erp", Epoch: 257, Successor: "b", TimeoutNs: int64(300 * time.Millisecond)}
-			eventually(t, "b is missed", func() bool { return !c.nodes["a"].g.current().senders["b"].isLive() })
+			eventually(t, "b is missed", func() bool { return !c.nodes["a"].g.current().senders.get("b").isLive() })
 			if _, err := c.nodes["a"].g.Demote(t.Context(), short); !errors.Is(err, domain.ErrRefused) {
 				t.Fatalf("demote to the dead: want refused, got %v", err)
 			}

@@ -32,22 +32,25 @@ type Group struct {
 
 	ctl chan struct{} // one change of part at a time: promote, demote, fence, rejoin, a resync's begin and commit
 
-	mu       sync.Mutex
-	session  *session
-	reply    api.PromoteReply // of session
-	receiver *receiver
-	stage    *stage
-	staging  bool              // a committed stage is being applied
-	fencing  trace.SpanContext // of when a session here last stopped by itself
-	raised   domain.Epoch
-	failure  error
-	heads    []api.Position // what was heard of the primary's head, oldest first
-	line     line
-	commit   domain.LSN // acknowledged by the primary, as heard or seen in frames
-	lastTime time.Time  // of the last frame taken as a target
-	served   map[string]bool
-	overlays map[domain.LSN]*overlay // open checkpoints
-	readers  map[domain.LSN]*reader  // checkpoints that are being read piece by piece
+	mu          sync.Mutex
+	session     *session
+	reply       api.PromoteReply // of session
+	receiver    *receiver
+	stage       *stage
+	staging     bool              // a committed stage is being applied
+	fencing     trace.SpanContext // of when a session here last stopped by itself
+	raised      domain.Epoch
+	failure     error
+	adopted     api.PolicyVersion // the policy in force, as desired state counts
+	policyError error             // why a newer one is not
+	heads       []api.Position    // what was heard of the primary's head, oldest first
+	line        line
+	commit      domain.LSN                     // acknowledged by the primary, as heard or seen in frames
+	lastTime    time.Time                      // of the last frame taken as a target
+	peersAt     map[domain.SiteID]api.Position // what was heard last of the other targets
+	served      map[string]bool
+	overlays    map[domain.LSN]*overlay // open checkpoints
+	readers     map[domain.LSN]*reader  // checkpoints that are being read piece by piece
 
 	verifies map[domain.SiteID]*verify // the last one with each target
 	verified verified
@@ -57,7 +60,7 @@ type Group struct {
 // once and without goodbye, with ctx; then Close gives its files back.
 func Open(ctx context.Context, cfg Config, def domain.Group) (*Group, error) {
 	cfg = cfg.withDefaults()
-	g := &Group{id: def.ID, ctx: ctx, log: cfg.Logger.With("group", string(def.ID)), ctl: make(chan struct{}, 1), served: map[string]bool{},
+	g := &Group{id: def.ID, ctx: ctx, log: cfg.Logger.With("group", string(def.ID)), ctl: make(chan struct{}, 1), served: map[string]bool{}, peersAt: map[domain.SiteID]api.Position{},
 		overlays: map[domain.LSN]*overlay{}, readers: map[domain.LSN]*reader{}}
 	cfg.historyLost = g.historyLost
 	g.cfg = cfg
@@ -184,7 +187,8 @@ func (g *Group) publish(ctx context.Context, fact string, epoch domain.Epoch, ls
 
 func (g *Group) emit(ctx context.Context, f event.ReplicaChanged) {
 	id := fmt.Sprintf("%s-%d-%s-%s-%s-%d", g.id, f.Epoch, g.cfg.Site, f.Fact, f.Target, f.LSN)
-	if strings.HasPrefix(f.Fact, "checkpoint") || f.Fact == "target_lost" || f.Fact == "target_streaming" || strings.HasPrefix(f.Fact, "resync_") {
+	if strings.HasPrefix(f.Fact, "checkpoint") || f.Fact == "target_lost" || f.Fact == "target_streaming" || strings.HasPrefix(f.Fact, "resync_") ||
+		f.Fact == "policy_adopted" || f.Fact == "target_ended" {
 		id += fmt.Sprintf("-%d", g.cfg.Now()) // these happen again
 	}
 	g.cfg.Events.Publish(ctx, id, f)
@@ -232,7 +236,7 @@ func (g *Group) Protect(_ context.Context, epoch domain.Epoch) error {
 	if s == nil || s.epoch != epoch {
 		return fmt.Errorf("protect group %s: not primary under epoch %s here: %w", g.id, epoch, domain.ErrStaleEpoch)
 	}
-	for _, t := range s.senders {
+	for _, t := range s.senders.all() {
 		poke(t.wake)
 	}
 	return nil
@@ -270,11 +274,15 @@ func (g *Group) Status() api.GroupStatus {
 	st := g.store.j.State()
 	g.mu.Lock()
 	s, failure, staging := g.session, g.failure, g.staging
-	reply := g.reply
+	reply, adopted, policyError := g.reply, g.adopted, g.policyError
 	g.mu.Unlock()
 	out := api.GroupStatus{
 		Group: g.id, Role: domain.RoleTarget, Epoch: g.store.fence(), Consistent: failure == nil && !staging && !g.store.seeded() && st.Broken == nil,
 		HeadLSN: st.LastLSN, AppliedLSN: g.store.applied(), JournalUsed: st.UsedBytes, JournalSize: st.SizeBytes, Lineage: lineageToAPI(st.Lineage),
+	}
+	out.Policy = adopted
+	if policyError != nil {
+		out.PolicyError = policyError.Error()
 	}
 	if failure != nil {
 		out.Error = failure.Error()
@@ -290,9 +298,9 @@ func (g *Group) Status() api.GroupStatus {
 	out.Verify = g.verifyStatus()
 	if s != nil && s.gate.open() {
 		out.Role, out.Serving, out.Epoch, out.Disks = domain.RolePrimary, len(reply.Disks) > 0, s.epoch, reply.Disks
-		out.RPOTarget = g.store.group.RPO.Seconds()
+		out.RPOTarget = g.store.policy().RPO.Seconds()
 		head, _ := s.head()
-		for site, t := range s.senders {
+		for site, t := range s.senders.all() {
 			ts := t.status(head)
 			if ts.InSync = s.register.has(site); !ts.InSync {
 				ts.RPOSeconds = ts.LagSeconds

@@ -85,7 +85,7 @@ func (s *session) watch() {
 		b := s.pending[0]
 		age = s.g.cfg.Now().Sub(b.since)
 		for site := range s.required {
-			if s.senders[site].durableLSN() < b.frame.LastLSN {
+			if s.senders.durable(site) < b.frame.LastLSN {
 				late = append(late, site)
 			}
 		}
@@ -93,11 +93,11 @@ func (s *session) watch() {
 	s.mu.Unlock()
 	t := s.g.cfg.Timing
 	for _, site := range late {
-		lost := age > t.TargetTimeout || age > t.LinkTimeout && !s.senders[site].conn.Connected()
-		if !lost {
+		to := s.senders.get(site)
+		if to == nil || age <= t.TargetTimeout && (age <= t.LinkTimeout || to.conn.Connected()) {
 			continue
 		}
-		s.senders[site].setLost(true)
+		to.setLost(true)
 		s.register.lose(site, fmt.Sprintf("a write waited %s for it", age.Round(time.Millisecond)))
 	}
 }
@@ -113,7 +113,7 @@ func (s *session) headLoop() {
 			return
 		}
 		lsn, bytes := s.head()
-		for site, t := range s.senders {
+		for site, t := range s.senders.all() {
 			if !t.conn.Connected() {
 				continue
 			}

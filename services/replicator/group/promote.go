@@ -166,7 +166,7 @@ func (g *Group) takeOver(ctx context.Context, epoch domain.Epoch, checkpoint dom
 		g.fail(err)
 		return err
 	}
-	if err := g.store.raiseEpoch(api.LineageEntry{Epoch: epoch, Site: g.cfg.Site, FirstLSN: g.store.last() + 1}); err != nil {
+	if err := g.store.raiseEpoch(api.LineageEntry{Epoch: epoch, Site: g.cfg.Site, FirstLSN: g.store.last() + 1}, g.letGo); err != nil {
 		return err
 	}
 	g.mu.Lock()
@@ -187,13 +187,31 @@ func (g *Group) takeOver(ctx context.Context, epoch domain.Epoch, checkpoint dom
 	return nil
 }
 
+// letGo empties the ring of what was applied, while nothing else uses it. What the other sites may lack goes into their bitmaps.
+func (g *Group) letGo() error {
+	var all []owed
+	policy := g.store.policy()
+	for _, site := range policy.SitesOf() {
+		if site == g.cfg.Site || policy.ModeTo(g.cfg.Site, site) == domain.ModeNone {
+			continue
+		}
+		tr, err := g.store.loadTrack(site)
+		if err != nil {
+			return err
+		}
+		all = append(all, owed{site: site, track: tr})
+	}
+	return g.store.letGo(all)
+}
+
 // prepare sets up the session's targets, and has the in-sync set committed that the session begins with: itself and the
 // synchronous targets of everyone the register may name, as the lease tells now. All of them are waited for from the first
 // write. When that may be more than was committed, unsure, the set is asked for once in any case.
 func (g *Group) prepare(ctx context.Context, s *session, inSync []domain.SiteID, unsure bool) error {
 	set := []domain.SiteID{g.cfg.Site}
-	for _, site := range g.store.group.SitesOf() {
-		mode := g.store.group.ModeTo(g.cfg.Site, site)
+	policy := g.store.policy()
+	for _, site := range policy.SitesOf() {
+		mode := policy.ModeTo(g.cfg.Site, site)
 		if site == g.cfg.Site || mode == domain.ModeNone {
 			continue
 		}
@@ -201,7 +219,7 @@ func (g *Group) prepare(ctx context.Context, s *session, inSync []domain.SiteID,
 		if err != nil {
 			return err
 		}
-		s.senders[site] = t
+		s.senders.put(t)
 		if mode == domain.ModeSync && slices.Contains(inSync, site) {
 			set = append(set, site)
 			s.required[site] = true

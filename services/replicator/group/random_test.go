@@ -28,6 +28,7 @@ type life struct {
 	maybe   [2][lifeBlocks]map[uint64]bool // written since, not acknowledged: may be found or not
 	flying  []flying
 	log     []string
+	policy  bool // changes, too
 }
 
 type flying struct {
@@ -128,7 +129,11 @@ func (l *life) promote(s domain.SiteID) {
 
 func (l *life) step() {
 	p, t := l.primary, other(l.primary)
-	switch l.r.IntN(8) {
+	kinds := 8
+	if l.policy {
+		kinds = 12
+	}
+	switch l.r.IntN(kinds) {
 	case 0, 1:
 		l.say("write")
 		l.submit(10 + l.r.IntN(30))
@@ -165,6 +170,8 @@ func (l *life) step() {
 			l.submit(l.r.IntN(30))
 			l.promote(t)
 		}
+	case 8, 9, 10, 11:
+		l.changePolicy()
 	case 7:
 		if !l.alive(t) {
 			return
@@ -181,8 +188,42 @@ func (l *life) step() {
 	}
 }
 
-func TestRandomLivesLoseNoAcknowledgedSyncWrite(t *testing.T) {
+// changePolicy asks for another mode and another answer to the loss of a target, while writes are under way, and sometimes kills
+// the primary on its way there.
+func (l *life) changePolicy() {
+	mode := []domain.Mode{domain.ModeSync, domain.ModeSync, domain.ModeAsync, domain.ModeNone}[l.r.IntN(4)]
+	l.say("policy %s", mode)
+	l.submit(l.r.IntN(20))
+	if l.r.IntN(4) == 0 {
+		l.c.quo.lose(true) // the register changes, and nobody is told
+	}
+	l.c.adopt(func(g *domain.Group) { g.Targets[0].Mode = mode })
+	l.submit(l.r.IntN(20))
+	if l.r.IntN(3) == 0 {
+		time.Sleep(time.Duration(l.r.IntN(20000)) * time.Microsecond)
+		p := l.primary
+		l.say("kill primary %s", p)
+		l.c.kill(p)
+		l.c.quo.lose(false)
+		l.collect()
+		set := l.c.quo.set()
+		l.promote(set[l.r.IntN(len(set))])
+		return
+	}
+	l.c.quo.lose(false)
+	l.collect()
+}
+
+func TestRandomPoliciesLoseNoAcknowledgedSyncWrite(t *testing.T) { randomLives(t, true) }
+
+func TestRandomLivesLoseNoAcknowledgedSyncWrite(t *testing.T) { randomLives(t, false) }
+
+func randomLives(t *testing.T, policy bool) {
+	t.Helper()
 	seeds, steps := uint64(3), 14
+	if policy && testing.Short() {
+		seeds = 1
+	}
 	if n, err := strconv.Atoi(os.Getenv("HOLDFAST_SEEDS")); err == nil {
 		seeds = uint64(n)
 	}
@@ -193,7 +234,7 @@ func TestRandomLivesLoseNoAcknowledgedSyncWrite(t *testing.T) {
 	for seed := first; seed < first+seeds; seed++ {
 		t.Run(strconv.Itoa(int(seed)), func(t *testing.T) {
 			c := newCluster(t, domain.ModeSync)
-			l := &life{c: c, r: rand.New(rand.NewPCG(seed, 9)), seed: seed, primary: "a"}
+			l := &life{c: c, r: rand.New(rand.NewPCG(seed, 9)), seed: seed, primary: "a", policy: policy}
 			for v := range l.maybe {
 				for b := range l.maybe[v] {
 					l.maybe[v][b] = map[uint64]bool{}
@@ -207,6 +248,7 @@ func TestRandomLivesLoseNoAcknowledgedSyncWrite(t *testing.T) {
 			if t := other(l.primary); !l.alive(t) {
 				c.boot(t)
 			}
+			c.adopt(func(g *domain.Group) { g.Targets[0].Mode = domain.ModeSync })
 			c.follows(l.primary, other(l.primary))
 			c.same("a", "b")
 			l.check()

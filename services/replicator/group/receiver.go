@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
@@ -26,6 +27,8 @@ type receiver struct {
 	ended   chan struct{}
 	apply   chan struct{}
 	gapSaid domain.LSN // the last LSN a resend was asked for
+	peers   *peers
+	ring    sync.Mutex // held while the ring lets go of frames
 }
 
 // startReceiver follows the primary of an epoch. The pipe exists; nothing else changes the store.
@@ -34,7 +37,7 @@ func (g *Group) startReceiver(epoch domain.Epoch, source []api.LineageEntry) err
 		return err
 	}
 	ctx, cancel := context.WithCancel(g.ctx)
-	r := &receiver{g: g, st: g.store, epoch: epoch, source: source, cancel: cancel, ended: make(chan struct{}), apply: make(chan struct{}, 1)}
+	r := &receiver{g: g, st: g.store, epoch: epoch, source: source, cancel: cancel, ended: make(chan struct{}), apply: make(chan struct{}, 1), peers: newPeers(ctx, g, epoch, source)}
 	g.mu.Lock()
 	g.receiver = r
 	g.mu.Unlock()
@@ -116,6 +119,9 @@ func (r *receiver) take(ctx context.Context, raw []byte) error {
 	if err := r.raise(f.Epoch); err != nil {
 		return fmt.Errorf("%w: %w", errBrokenStore, err)
 	}
+	if err := r.g.cfg.failpoint("take"); err != nil {
+		return err
+	}
 	if err := r.append(ctx, raw); err != nil {
 		return err
 	}
@@ -150,7 +156,7 @@ func (r *receiver) raise(upto domain.Epoch) error {
 		if e.Epoch > upto {
 			break
 		}
-		if err := r.st.raiseEpoch(e); err != nil {
+		if err := r.st.raiseEpoch(e, r.letGo); err != nil {
 			return err
 		}
 	}
@@ -168,13 +174,35 @@ func (r *receiver) append(ctx context.Context, raw []byte) error {
 			return fmt.Errorf("%w: %w", errBrokenStore, err)
 		}
 		poke(r.apply)
-		if err := r.st.checkpoint(r.st.applied(), 1, true); err != nil {
+		if err := r.checkpoint(1, true); err != nil {
 			return fmt.Errorf("%w: %w", errBrokenStore, err)
 		}
 		if !sleep(ctx, 5*time.Millisecond) {
 			return ctx.Err()
 		}
 	}
+}
+
+// checkpoint releases what neither the volumes nor any other target may need: see store.release.
+func (r *receiver) checkpoint(used float64, full bool) error {
+	r.ring.Lock()
+	defer r.ring.Unlock()
+	all, err := r.peers.owed()
+	if err != nil {
+		return err
+	}
+	return r.st.release(all, used, full)
+}
+
+// letGo empties the ring of what was applied: see store.letGo.
+func (r *receiver) letGo() error {
+	r.ring.Lock()
+	defer r.ring.Unlock()
+	all, err := r.peers.owed()
+	if err != nil {
+		return err
+	}
+	return r.st.letGo(all)
 }
 
 // tell publishes where the journal stands.
@@ -222,7 +250,7 @@ func (r *receiver) applyLoop(ctx context.Context) {
 		used := r.st.used()
 		if err == nil && (used > pressureShare || time.Since(last) >= r.g.cfg.Timing.Checkpoint) {
 			last = time.Now()
-			err = r.st.checkpoint(r.st.applied(), used, false)
+			err = r.checkpoint(used, false)
 		}
 		if err != nil {
 			r.g.fail(fmt.Errorf("%w: %w", errBrokenStore, err))

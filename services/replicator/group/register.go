@@ -29,11 +29,12 @@ type registrar struct {
 	want      map[domain.SiteID]bool   // this site and the targets that are to be in the set
 	drop      map[domain.SiteID]string // targets to be let go once the register does not name them, and why
 	hold      map[domain.SiteID]bool   // targets out of the set that a group that suspends waits for all the same
+	barred    map[domain.SiteID]bool   // targets that the policy took out of the set: nothing brings them in
 }
 
 func newRegistrar(s *session, inSync []domain.SiteID) *registrar {
 	r := &registrar{s: s, counter: uint64(s.g.cfg.Now()), wake: make(chan struct{}, 1), committed: sorted(inSync), want: map[domain.SiteID]bool{}, drop: map[domain.SiteID]string{},
-		hold: map[domain.SiteID]bool{}}
+		hold: map[domain.SiteID]bool{}, barred: map[domain.SiteID]bool{}}
 	for _, site := range inSync {
 		r.want[site] = true
 	}
@@ -54,14 +55,18 @@ func (r *registrar) doubt() {
 	poke(r.wake)
 }
 
-// require makes every write wait for a target from now on.
-func (r *registrar) require(site domain.SiteID) {
+// require makes every write wait for a target from now on; false when the policy wants none to.
+func (r *registrar) require(site domain.SiteID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.barred[site] {
+		return false
+	}
 	delete(r.drop, site)
 	r.s.mu.Lock()
 	r.s.required[site] = true
 	r.s.mu.Unlock()
+	return true
 }
 
 // add proposes a target that no write waits for: only while nothing is acknowledged.
@@ -78,7 +83,7 @@ func (r *registrar) join(site domain.SiteID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.s.mu.Lock()
-	required := r.s.required[site]
+	required := r.s.required[site] && !r.barred[site]
 	r.s.mu.Unlock()
 	if required {
 		r.want[site] = true
@@ -103,7 +108,7 @@ func (r *registrar) remove(site domain.SiteID, why string) {
 func (r *registrar) lose(site domain.SiteID, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if (r.want[site] || r.hold[site]) && r.s.st.group.OnTargetLoss != domain.TargetLossDegrade {
+	if (r.want[site] || r.hold[site]) && r.s.st.policy().OnTargetLoss != domain.TargetLossDegrade {
 		return
 	}
 	delete(r.want, site)
@@ -117,7 +122,7 @@ func (r *registrar) expel(ctx context.Context, site domain.SiteID, why string) e
 	r.mu.Lock()
 	if r.want[site] {
 		delete(r.want, site)
-		if r.s.st.group.OnTargetLoss == domain.TargetLossDegrade {
+		if r.s.st.policy().OnTargetLoss == domain.TargetLossDegrade {
 			r.drop[site] = why
 		} else {
 			r.hold[site] = true

@@ -19,7 +19,7 @@ func joiner(loss domain.OnTargetLoss) (*session, *sender) {
 	s := &session{g: &Group{cfg: Config{Now: clock.Now}}, st: &store{group: domain.Group{ID: "erp", OnTargetLoss: loss}}, required: map[domain.SiteID]bool{},
 		completeWake: make(chan struct{}, 1), next: 1}
 	s.register = newRegistrar(s, []domain.SiteID{"a"})
-	t := &sender{s: s, site: "b", mode: domain.ModeSync, track: &track{}, caught: true}
+	t := &sender{s: s, site: "b", how: domain.ModeSync, track: &track{}, caught: true}
 	return s, t
 }
 

@@ -75,7 +75,7 @@ func (g *Group) mayFollow(req api.RejoinRequest) error {
 	if err := g.broken(); err != nil {
 		return err
 	}
-	if req.Site == g.cfg.Site || !slices.Contains(g.store.group.SitesOf(), req.Site) {
+	if req.Site == g.cfg.Site || !slices.Contains(g.store.policy().SitesOf(), req.Site) {
 		return fmt.Errorf("rejoin group %s: primary %q: %w", g.id, req.Site, domain.ErrInvalid)
 	}
 	if !slices.Equal(req.Volumes, g.store.group.Volumes) {

@@ -49,7 +49,7 @@ func (s *session) scrubLoop() {
 	}
 	began := time.Now()
 	for sleep(s.ctx, min(every/10+time.Millisecond, time.Minute)) {
-		for site, t := range s.senders {
+		for site, t := range s.senders.all() {
 			if !t.isLive() || !s.st.scrubDue(site, every, began) {
 				continue
 			}

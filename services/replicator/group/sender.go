@@ -19,7 +19,6 @@ import (
 type sender struct {
 	s     *session
 	site  domain.SiteID
-	mode  domain.Mode
 	conn  *bus.Conn
 	track *track
 	via   domain.Transport
@@ -27,6 +26,7 @@ type sender struct {
 	wake  chan struct{} // a frame, a position, or a wish to try again
 
 	mu         sync.Mutex
+	how        domain.Mode // of the policy; none: it is being let go
 	state      string
 	lost       bool // a write waited too long for it
 	live       bool // rejoined: positions count
@@ -46,6 +46,9 @@ type sender struct {
 	moved      time.Time // when its position last grew
 	heard      time.Time // when it last told its position
 	committing bool      // a resync was sent whole; the target makes it its image
+
+	cancel context.CancelFunc // ends run
+	ended  chan struct{}      // closed when run has
 }
 
 var (
@@ -64,7 +67,7 @@ func (s *session) newSender(site domain.SiteID, mode domain.Mode) (*sender, erro
 	if err != nil {
 		return nil, err
 	}
-	return &sender{s: s, site: site, mode: mode, conn: conn, track: tr, via: s.st.group.TransportTo(s.g.cfg.Site, site), wake: make(chan struct{}, 1), state: api.TargetConnecting}, nil
+	return &sender{s: s, site: site, how: mode, conn: conn, track: tr, via: s.st.policy().TransportTo(s.g.cfg.Site, site), wake: make(chan struct{}, 1), state: api.TargetConnecting}, nil
 }
 
 func (t *sender) run(ctx context.Context) {
@@ -233,7 +236,7 @@ func (t *sender) needsResync(r api.RejoinReply) bool {
 // acknowledged: until it has caught up, a failover must not begin from it.
 func (t *sender) stillInSync(ctx context.Context, r api.RejoinReply) error {
 	acked, _ := t.progress()
-	if t.mode != domain.ModeSync || !t.needsResync(r) && r.LSN >= acked || !t.s.register.may(t.site) {
+	if t.mode() != domain.ModeSync && !t.s.register.isBarred(t.site) || !t.needsResync(r) && r.LSN >= acked || !t.s.register.may(t.site) {
 		return nil
 	}
 	t.s.log.Warn("target came back with another copy than was in sync", "target", string(t.site), "lsn", uint64(r.LSN), "acknowledged", uint64(acked))
@@ -252,7 +255,7 @@ func (t *sender) joined(at domain.LSN) {
 func (t *sender) status(head domain.LSN) api.TargetStatus {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	st := api.TargetStatus{Site: t.site, Mode: t.mode, State: t.state, DurableLSN: t.acked, ResyncBytes: t.resynced, ResyncTotal: t.total}
+	st := api.TargetStatus{Site: t.site, Mode: t.how, State: t.state, DurableLSN: t.acked, ResyncBytes: t.resynced, ResyncTotal: t.total}
 	st.SentBytes, st.SentFrameBytes, st.RateLimit = t.sent.wire, t.sent.frames, t.via.Rate(time.Now())
 	for _, n := range t.s.st.sizes {
 		st.VolumeBytes += uint64(n)

@@ -155,7 +155,7 @@ func (t *sender) progress() (acked, rewind domain.LSN) {
 
 // frames gives the next frames from LSN cursor on: one from memory, or several from the ring.
 func (t *sender) frames(cursor domain.LSN) ([]windowFrame, error) {
-	f, ok, older := t.s.window.at(cursor, t.mode == domain.ModeSync)
+	f, ok, older := t.s.window.at(cursor, t.mode() == domain.ModeSync)
 	if ok && f.first == cursor {
 		t.setState(api.TargetStreaming)
 		return []windowFrame{f}, nil
@@ -200,14 +200,16 @@ func (t *sender) caughtUp(ctx context.Context, acked domain.LSN) {
 		return
 	}
 	if first {
-		t.s.g.publish(ctx, "target_streaming", t.s.epoch, acked, t.site, string(t.mode))
+		t.s.g.publish(ctx, "target_streaming", t.s.epoch, acked, t.site, string(t.mode()))
 	}
-	if t.mode != domain.ModeSync || t.s.register.wants(t.site) {
+	if t.mode() != domain.ModeSync || t.s.register.wants(t.site) {
 		return
 	}
 	if !joining {
 		// From here on every write waits for it; what was given an LSN before may be acknowledged without it.
-		t.s.register.require(t.site)
+		if !t.s.register.require(t.site) {
+			return
+		}
 		join = t.s.given()
 		t.mu.Lock()
 		t.joining, t.joinLSN = true, join

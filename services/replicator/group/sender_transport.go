@@ -33,7 +33,7 @@ func (t *sender) compression() domain.Compression {
 
 // packed is a frame as it streams to the target: never compressed where an acknowledgement waits for it.
 func (t *sender) packed(raw []byte) []byte {
-	if t.mode == domain.ModeSync {
+	if t.mode() == domain.ModeSync {
 		return raw
 	}
 	return transport.Pack(raw, t.compression())
@@ -41,7 +41,7 @@ func (t *sender) packed(raw []byte) []byte {
 
 // streamRate is the limit of what streams to the target now; none where an acknowledgement waits for it.
 func (t *sender) streamRate(now time.Time) domain.Rate {
-	if t.mode == domain.ModeSync {
+	if t.mode() == domain.ModeSync {
 		return 0
 	}
 	return t.via.Rate(now)

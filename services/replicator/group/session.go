@@ -38,7 +38,8 @@ type session struct {
 	confirmed chan struct{}
 
 	window   *window
-	senders  map[domain.SiteID]*sender
+	senders  senders
+	changing sync.Mutex // held while targets come and go, and while the ring lets go of what they have
 	register *registrar
 	kickCkpt chan struct{}
 
@@ -92,7 +93,7 @@ func newSession(ctx context.Context, g *Group, epoch domain.Epoch, deadline cloc
 	n := g.store.j.Next()
 	s := &session{
 		g: g, st: g.store, epoch: epoch, gate: newGate(g.cfg.Now, deadline), log: g.log.With("epoch", epoch.String()),
-		ended: make(chan struct{}), confirmed: make(chan struct{}), window: newWindow(), senders: map[domain.SiteID]*sender{},
+		ended: make(chan struct{}), confirmed: make(chan struct{}), window: newWindow(),
 		kickCkpt: make(chan struct{}, 1), commitWake: make(chan struct{}, 1), completeWake: make(chan struct{}, 1), released: make(chan struct{}, 1),
 		next: n.FirstLSN, number: 1, applied: n.FirstLSN - 1, required: map[domain.SiteID]bool{}, spare: journal.NewBuilder(),
 	}
@@ -108,8 +109,8 @@ func (s *session) start() {
 	for _, run := range []func(){s.guardLoop, s.checkpointLoop, s.watchLoop, s.headLoop, s.scrubLoop, s.register.run} {
 		s.wg.Go(run)
 	}
-	for _, t := range s.senders {
-		s.wg.Go(func() { t.run(s.ctx) })
+	for _, t := range s.senders.all() {
+		s.launch(t)
 	}
 	s.wg.Go(func() { s.g.writes.Run(s.ctx, s.log) })
 	go s.supervise()
@@ -145,6 +146,8 @@ func (s *session) supervise() {
 		o.done(target.ErrFenced)
 	}
 	s.g.unserve(s.epoch)
+	s.changing.Lock()   // whoever changes targets afterwards sees that the session has ended
+	s.changing.Unlock() //nolint:staticcheck // an empty section: see above
 	s.wg.Wait()
 	s.verifying.Wait()
 	s.g.sessionEnded(s, began, context.Cause(s.ctx))

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,7 +35,8 @@ type meta struct {
 // store is a copy on disk: journal, volumes, and what is kept beside them. One goroutine changes it at a time, except
 // where a method says otherwise.
 type store struct {
-	group domain.Group
+	group domain.Group // as it was opened: its volumes are those of this copy
+	wants atomic.Pointer[domain.Group]
 	dir   string
 	sizes []int64
 	lock  *os.File
@@ -371,13 +373,13 @@ func (s *store) lastTime() (at time.Time, err error) {
 	return at, err
 }
 
-// raiseEpoch adds an epoch to the lineage. When the ring holds frames of too many epochs it releases what was applied.
-func (s *store) raiseEpoch(e api.LineageEntry) error {
+// raiseEpoch adds an epoch to the lineage. When the ring holds frames of too many epochs letGo empties it of what was applied.
+func (s *store) raiseEpoch(e api.LineageEntry, letGo func() error) error {
 	err := s.j.RaiseEpoch(e.Epoch, e.Site, e.FirstLSN)
 	if !errors.Is(err, domain.ErrRefused) {
 		return err
 	}
-	if err := s.checkpoint(s.applied(), 1, true); err != nil {
+	if err := letGo(); err != nil {
 		return err
 	}
 	return s.j.RaiseEpoch(e.Epoch, e.Site, e.FirstLSN)

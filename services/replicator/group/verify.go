@@ -50,7 +50,7 @@ func (g *Group) Verify(_ context.Context, r api.VerifyRequest) (api.VerifyStatus
 	if s == nil || !s.gate.open() {
 		return api.VerifyStatus{}, fmt.Errorf("verify group %s: this site is not its primary: ask the one that is: %w", g.id, domain.ErrRefused)
 	}
-	t := s.senders[r.Target]
+	t := s.senders.get(r.Target)
 	switch {
 	case t == nil:
 		return api.VerifyStatus{}, fmt.Errorf("verify group %s: site %q is none of its targets: %w", g.id, r.Target, domain.ErrNotFound)

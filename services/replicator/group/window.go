@@ -65,6 +65,13 @@ func (w *window) push(f windowFrame) {
 	}
 }
 
+// skip says that a frame is not kept, because nobody is to have it: whoever comes later reads the ring.
+func (w *window) skip() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.frames, w.bytes = nil, 0
+}
+
 // durable says that the journal holds every frame up to lsn.
 func (w *window) durable(lsn domain.LSN) {
 	w.mu.Lock()

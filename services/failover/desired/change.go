@@ -1,0 +1,117 @@
+package desired
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+)
+
+// Changed is a group with what a request names; what it leaves out stays. A target that is named is added, or has its mode
+// changed. Errors: domain.ErrInvalid.
+func Changed(g domain.Group, r api.GroupSetRequest) (domain.Group, error) {
+	var err error
+	if g.Targets, err = targets(g, r); err != nil {
+		return g, err
+	}
+	if g.VMs, err = placed(g, r); err != nil {
+		return g, err
+	}
+	set(&g.Tier, r.Tier)
+	set(&g.RPO, r.RPO)
+	set(&g.HoldDown, r.HoldDown)
+	if r.OnTargetLoss != "" {
+		g.OnTargetLoss = r.OnTargetLoss
+	}
+	if r.Failover != "" {
+		g.Failover = r.Failover
+	}
+	if r.Congestion != "" {
+		g.Congestion = r.Congestion
+	}
+	return g, nil
+}
+
+func set[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+func targets(g domain.Group, r api.GroupSetRequest) ([]domain.Target, error) {
+	out := slices.Clone(g.Targets)
+	at := func(site domain.SiteID) int {
+		return slices.IndexFunc(out, func(t domain.Target) bool { return t.Site == site })
+	}
+	for _, site := range r.Remove {
+		if at(site) < 0 {
+			return nil, fmt.Errorf("change group %s: %w: site %s is no target of it", g.ID, domain.ErrInvalid, site)
+		}
+		out = slices.Delete(out, at(site), at(site)+1)
+	}
+	for _, t := range r.Targets {
+		switch i := at(t.Site); {
+		case slices.Contains(r.Remove, t.Site):
+			return nil, fmt.Errorf("change group %s: %w: target %s is given and removed at once", g.ID, domain.ErrInvalid, t.Site)
+		case i >= 0:
+			out[i].Mode = t.Mode
+		default:
+			out = append(out, t)
+		}
+	}
+	return out, nil
+}
+
+func placed(g domain.Group, r api.GroupSetRequest) ([]domain.VM, error) {
+	out := slices.Clone(g.VMs)
+	for id, at := range r.Placements {
+		i := slices.IndexFunc(out, func(v domain.VM) bool { return v.ID == id })
+		if i < 0 {
+			return nil, fmt.Errorf("change group %s: %w: it has no vm %s", g.ID, domain.ErrInvalid, id)
+		}
+		sites := maps.Clone(out[i].Sites)
+		if sites == nil {
+			sites = map[domain.SiteID]domain.VMPlacement{}
+		}
+		maps.Copy(sites, at)
+		out[i].Sites = sites
+	}
+	return out, nil
+}
+
+// Change writes a changed definition of a group, under the epoch it stands under: only the site that holds the lease of that
+// epoch may. revision, when not 0, must be the newest. Errors: those of f, domain.ErrStaleEpoch (another epoch wrote),
+// domain.ErrConflict (somebody else's change came first), domain.ErrUnavailable.
+func (s *Store) Change(ctx context.Context, id domain.GroupID, epoch domain.Epoch, revision uint64, f func(domain.Group) (domain.Group, error)) (api.GroupDesired, error) {
+	g, err := s.Group(ctx, id)
+	if err != nil {
+		return g, err
+	}
+	if g.Epoch != epoch {
+		return g, fmt.Errorf("change group %s under epoch %s: %w: epoch %s wrote it last; a run is about to, or has: look again", id, epoch, domain.ErrStaleEpoch, g.Epoch)
+	}
+	if revision != 0 && revision != g.Revision {
+		return g, fmt.Errorf("change group %s: %w: it stands at revision %d, you have seen %d: look at it again", id, domain.ErrConflict, g.Revision, revision)
+	}
+	revision = g.Revision
+	if g.Group, err = f(g.Group); err != nil {
+		return g, err
+	}
+	g.Version, g.Revision = g.Version+1, 0
+	raw, err := json.Marshal(g)
+	if err != nil {
+		return g, fmt.Errorf("change group %s: %w", id, err)
+	}
+	key := groupPrefix + string(id)
+	if g.Revision, err = s.conn.CompareAndSwap(ctx, api.BucketDesired, key, raw, revision); err != nil {
+		return g, fmt.Errorf("change group %s: %w", id, err)
+	}
+	s.see(bus.Entry{Key: key, Value: raw, Revision: g.Revision})
+	s.tell(ctx, key, raw)
+	return g, nil
+}

@@ -1,0 +1,57 @@
+package desired
+
+import (
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+)
+
+func TestAChangeIsWhatItNamesAndNothingElse(t *testing.T) {
+	base := domain.Group{ID: "erp", Home: "a", Tier: 2, RPO: time.Second, OnTargetLoss: domain.TargetLossDegrade, Failover: domain.FailoverAuto,
+		Targets: []domain.Target{{Site: "b", Mode: domain.ModeSync}}, VMs: []domain.VM{{ID: "vm", Sites: map[domain.SiteID]domain.VMPlacement{"a": {Address: "10.0.0.1"}}}}}
+	tier, rpo := 1, 5*time.Second
+	at := domain.VMPlacement{Address: "10.3.0.1", Hosts: []domain.HostID{"c-h1"}}
+	for name, c := range map[string]struct {
+		req  api.GroupSetRequest
+		want func(g *domain.Group)
+	}{
+		"nothing":      {api.GroupSetRequest{}, func(*domain.Group) {}},
+		"mode":         {api.GroupSetRequest{Targets: []domain.Target{{Site: "b", Mode: domain.ModeAsync}}}, func(g *domain.Group) { g.Targets = []domain.Target{{Site: "b", Mode: domain.ModeAsync}} }},
+		"another site": {api.GroupSetRequest{Targets: []domain.Target{{Site: "c", Mode: domain.ModeAsync}}}, func(g *domain.Group) { g.Targets = append(g.Targets, domain.Target{Site: "c", Mode: domain.ModeAsync}) }},
+		"removed":      {api.GroupSetRequest{Remove: []domain.SiteID{"b"}}, func(g *domain.Group) { g.Targets = nil }},
+		"numbers":      {api.GroupSetRequest{Tier: &tier, RPO: &rpo, HoldDown: &rpo}, func(g *domain.Group) { g.Tier, g.RPO, g.HoldDown = tier, rpo, rpo }},
+		"words": {api.GroupSetRequest{OnTargetLoss: domain.TargetLossSuspend, Failover: domain.FailoverManual},
+			func(g *domain.Group) { g.OnTargetLoss, g.Failover = domain.TargetLossSuspend, domain.FailoverManual }},
+		"place": {api.GroupSetRequest{Placements: map[domain.VMID]map[domain.SiteID]domain.VMPlacement{"vm": {"c": at}}},
+			func(g *domain.Group) { g.VMs[0].Sites["c"] = at }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want, _ := Changed(base, api.GroupSetRequest{Placements: map[domain.VMID]map[domain.SiteID]domain.VMPlacement{"vm": {}}}) // a deep copy
+			c.want(&want)
+			got, err := Changed(base, c.req)
+			if err != nil || len(got.Targets) != len(want.Targets) || len(got.Targets) > 0 && !reflect.DeepEqual(got.Targets, want.Targets) {
+				t.Fatalf("%v: targets %v, want %v", err, got.Targets, want.Targets)
+			}
+			got.Targets, want.Targets = nil, nil
+			if !reflect.DeepEqual(got, want) {
+				t.Fatalf("%+v, want %+v", got, want)
+			}
+			if len(base.Targets) != 1 || base.Targets[0].Mode != domain.ModeSync || len(base.VMs[0].Sites) != 1 {
+				t.Fatal("the group that was given changed")
+			}
+		})
+	}
+	for name, req := range map[string]api.GroupSetRequest{
+		"remove no target": {Remove: []domain.SiteID{"c"}},
+		"both at once":     {Remove: []domain.SiteID{"b"}, Targets: []domain.Target{{Site: "b", Mode: domain.ModeSync}}},
+		"no such vm":       {Placements: map[domain.VMID]map[domain.SiteID]domain.VMPlacement{"other": {"c": at}}},
+	} {
+		if _, err := Changed(base, req); !errors.Is(err, domain.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
