@@ -46,7 +46,7 @@ func (t *sender) resync(ctx context.Context, r api.RejoinReply) (err error) {
 		return fmt.Errorf("resync target %s: %w", t.site, err)
 	}
 	span.SetAttributes(attribute.Int64("total_bytes", set.Bytes()))
-	end := cut
+	var end domain.LSN
 	for round := 0; ; round++ {
 		if err := t.sendBlocks(ctx, session, set); err != nil {
 			return fmt.Errorf("resync target %s: %w", t.site, err)

@@ -42,6 +42,8 @@ const (
 	verifyEvents  = 64   // told one by one
 	verifyTries   = 8
 	healBytes     = 64 << 10
+
+	verifyPatience = 30 * time.Second // with a target that does not answer
 )
 
 // Verify begins a comparison, or gives the one under way. See api.VerifyRequest.
@@ -162,17 +164,19 @@ func (v *verify) everything(ctx context.Context) error {
 	return nil
 }
 
-// again repeats what the target did not answer, or what could not be decided, some times.
-func (v *verify) again(ctx context.Context, f func() error) (err error) {
-	for range verifyTries {
-		if err = f(); !errors.Is(err, domain.ErrUnavailable) && !errors.Is(err, errUndecided) {
+// again repeats what could not be decided some times, and for a while what the target did not answer: it may be joining again.
+func (v *verify) again(ctx context.Context, f func() error) error {
+	began := time.Now()
+	for try := 1; ; try++ {
+		err := f()
+		undecided := errors.Is(err, errUndecided)
+		if !undecided && !errors.Is(err, domain.ErrUnavailable) || undecided && try >= verifyTries || time.Since(began) > verifyPatience {
 			return err
 		}
 		if !sleep(ctx, v.s.g.cfg.Timing.Retry) {
 			return context.Cause(ctx)
 		}
 	}
-	return err
 }
 
 func (v *verify) volume(index int) domain.VolumeID { return v.s.st.group.Volumes[index].ID }
