@@ -204,7 +204,7 @@ type cluster struct {
 	version uint64 // of the definition
 }
 
-var fastTiming = Timing{Pull: 30 * time.Millisecond, TargetTimeout: 400 * time.Millisecond, LinkTimeout: 200 * time.Millisecond,
+var fastTiming = Timing{Pull: 30 * time.Millisecond, TargetTimeout: time.Second, LinkTimeout: 200 * time.Millisecond,
 	Head: 20 * time.Millisecond, Retry: 20 * time.Millisecond, Checkpoint: 100 * time.Millisecond}
 
 const volumeBytes = 8 << 20
