@@ -473,3 +473,11 @@ func (l logTo) Handle(_ context.Context, r slog.Record) error {
 }
 func (l logTo) WithAttrs([]slog.Attr) slog.Handler { return l }
 func (l logTo) WithGroup(string) slog.Handler      { return l }
+
+// slow keeps a test that takes seconds out of the quick run.
+func slow(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("SKIPPED: it takes seconds; task test:full runs it")
+	}
+}

@@ -78,9 +78,7 @@ func forgotten(t *testing.T) (c *cluster, differ, zeroes int) {
 func (n *node) g0(c *cluster) *store { return &store{dir: n.dir, group: c.def} }
 
 func TestWithRingAndMapLostOnlyWhatDiffersIsSent(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIPPED: fills large volumes; run without -short")
-	}
+	slow(t)
 	c, differ, zeroes := forgotten(t)
 	c.boot("b")
 	c.follows("a", "b")
@@ -100,9 +98,7 @@ func TestWithRingAndMapLostOnlyWhatDiffersIsSent(t *testing.T) {
 }
 
 func TestAResyncThatWasKilledGoesOnWhereItStood(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIPPED: fills large volumes; run without -short")
-	}
+	slow(t)
 	for _, dead := range []domain.SiteID{"b", "a"} {
 		t.Run(string(dead), func(t *testing.T) {
 			c, differ, _ := forgotten(t)

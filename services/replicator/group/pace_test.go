@@ -30,6 +30,7 @@ func TestAPaceLetsNoMoreThroughThanItSays(t *testing.T) {
 }
 
 func TestAPacedResyncTellsItsRateAndTheTimeLeft(t *testing.T) {
+	slow(t)
 	c := newCluster(t, domain.ModeAsync)
 	c.rate, c.pace.Progress = 128<<10, 10*time.Millisecond
 	diverge(c)

@@ -249,11 +249,9 @@ func (c *cluster) promoteAt(site domain.SiteID, epoch domain.Epoch, lsn domain.L
 }
 
 func TestACopyIsPromotedAtAnyOfItsCheckpoints(t *testing.T) {
-	rounds, picks := 10, []int{0, 4, 9}
-	if !testing.Short() {
-		picks = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}
-	}
-	for _, pick := range picks {
+	slow(t)
+	const rounds = 10
+	for pick := range rounds {
 		c := newPast(t, 20*time.Millisecond, domain.ModeAsync)
 		c.boot("a", "b")
 		c.promote("a", 257)
@@ -297,6 +295,7 @@ func TestACopyIsPromotedAtAnyOfItsCheckpoints(t *testing.T) {
 }
 
 func TestAPromotionAtACheckpointThatIsKilledAnywhereIsFinished(t *testing.T) {
+	slow(t)
 	for _, place := range []string{"rollback begins", "rollback block", "rollback applied", "rollback reset", "rollback remembered", "rollback history ended"} {
 		c := newPast(t, 20*time.Millisecond, domain.ModeAsync)
 		c.boot("a", "b")

@@ -121,6 +121,7 @@ func TestNothingIsSentToATargetOfModeNoneAndALaterCopyIsWhole(t *testing.T) {
 }
 
 func TestATargetIsAddedAndRemovedWhileWritesGoOn(t *testing.T) {
+	slow(t)
 	c := newCluster(t, domain.ModeSync, domain.ModeAsync)
 	whole := c.def
 	c.def.Targets = whole.Targets[:1]
@@ -145,11 +146,12 @@ func TestATargetIsAddedAndRemovedWhileWritesGoOn(t *testing.T) {
 
 // A primary killed at any step of a change leaves a register that names nobody who lacks an acknowledged write.
 func TestKilledInAnyStepOfAChangeTheRegisterPromisesNoMoreThanIsTrue(t *testing.T) {
+	slow(t)
 	for name, change := range map[string]struct{ from, to domain.Mode }{
 		"to sync": {domain.ModeAsync, domain.ModeSync}, "to async": {domain.ModeSync, domain.ModeAsync}, "to none": {domain.ModeSync, domain.ModeNone},
 	} {
 		for _, place := range []string{"policy taken", "register asked", "register answered", "target let go"} {
-			if place == "target let go" && change.to != domain.ModeNone || testing.Short() && name != "to async" {
+			if place == "target let go" && change.to != domain.ModeNone {
 				continue
 			}
 			t.Run(name+", "+place, func(t *testing.T) { killedInAChange(t, change.from, change.to, place) })

@@ -214,16 +214,16 @@ func (l *life) changePolicy() {
 	l.collect()
 }
 
-func TestRandomPoliciesLoseNoAcknowledgedSyncWrite(t *testing.T) { randomLives(t, true) }
+func TestRandomPoliciesLoseNoAcknowledgedSyncWrite(t *testing.T) {
+	slow(t)
+	randomLives(t, true)
+}
 
 func TestRandomLivesLoseNoAcknowledgedSyncWrite(t *testing.T) { randomLives(t, false) }
 
 func randomLives(t *testing.T, policy bool) {
 	t.Helper()
 	seeds, steps := uint64(3), 14
-	if policy && testing.Short() {
-		seeds = 1
-	}
 	if n, err := strconv.Atoi(os.Getenv("HOLDFAST_SEEDS")); err == nil {
 		seeds = uint64(n)
 	}

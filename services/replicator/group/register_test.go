@@ -147,6 +147,7 @@ func TestATargetWhoseCopyIsLostIsOutOfTheSetBeforeItsResyncBegins(t *testing.T) 
 }
 
 func TestUnderSuspendALostCopyIsOutOfTheSetAndEveryWriteWaitsForIt(t *testing.T) {
+	slow(t)
 	c := newCluster(t, domain.ModeSync)
 	c.def.OnTargetLoss = domain.TargetLossSuspend
 	set, release := emptied(t, c)

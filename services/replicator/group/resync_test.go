@@ -68,6 +68,7 @@ func TestTargetKilledWhileBlocksArriveKeepsItsOldImage(t *testing.T) {
 }
 
 func TestTargetKilledWhileTheStageIsAppliedFinishesAtItsNextStart(t *testing.T) {
+	slow(t)
 	for _, place := range []string{"stage record", "stage applied", "stage reset", "stage unmarked"} {
 		t.Run(place, func(t *testing.T) {
 			c := newCluster(t, domain.ModeAsync)
@@ -132,6 +133,7 @@ func checkLogged(t *testing.T, n *node) {
 }
 
 func TestWritesGoOnDuringAResyncAndTheCopyIsExact(t *testing.T) {
+	slow(t)
 	c := newCluster(t, domain.ModeSync)
 	c.boot("a", "b")
 	c.promote("a", 257)
@@ -190,6 +192,7 @@ func TestALostTargetCostsTheRingThenABitmapAndNeverTheWriter(t *testing.T) {
 }
 
 func TestAFarTargetFollowsTheNewPrimaryWithoutACopy(t *testing.T) {
+	slow(t)
 	c := newCluster(t, domain.ModeSync, domain.ModeAsync)
 	c.boot("a", "b", "c")
 	c.promote("a", 257)

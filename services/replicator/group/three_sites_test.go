@@ -22,6 +22,7 @@ func (n *node) chunk(volume int, at int64, seed byte) {
 // The near site keeps, or notes durably, what the far one lacks, so that after the primary's loss the far one needs no more
 // than that and what is new.
 func TestTheFarSiteFollowsTheNearOneWithoutAFullCopy(t *testing.T) {
+	slow(t)
 	for name, lacks := range map[string]int{"the ring holds what it lacks": 8, "the ring let go of what it lacks": 96} {
 		t.Run(name, func(t *testing.T) {
 			c := newCluster(t, domain.ModeSync, domain.ModeAsync)
@@ -110,6 +111,7 @@ func TestATargetForgetsWhatTheOtherLackedOnceItHasIt(t *testing.T) {
 }
 
 func TestUnderThrottleTheWriterWaitsForATargetThatIsThere(t *testing.T) {
+	slow(t)
 	c := newCluster(t, domain.ModeAsync)
 	c.def.Congestion = domain.CongestionThrottle
 	c.pace.TargetTimeout = time.Second

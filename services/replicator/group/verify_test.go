@@ -90,6 +90,7 @@ func (n *node) hammer() (stop func()) {
 }
 
 func TestVerifyFindsNoFalseMismatchWhileBlocksAreWrittenOverAndOver(t *testing.T) {
+	slow(t)
 	for _, mode := range []domain.Mode{domain.ModeSync, domain.ModeAsync} {
 		t.Run(string(mode), func(t *testing.T) {
 			c := patient(newCluster(t, mode))
