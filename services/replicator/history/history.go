@@ -254,10 +254,10 @@ func (h *History) Bytes() int64 {
 	return h.bytes
 }
 
-// Take makes a checkpoint of what the base shows now. One that is not after the newest is passed over. An error is one that
-// must stop the copy: whatever else goes wrong costs the history, not the caller.
+// Take makes a checkpoint of what the base shows now. One that is not after the newest on the list is passed over. An error is
+// one that must stop the copy: whatever else goes wrong costs the history, not the caller.
 func (h *History) Take(p Point) error {
-	if have := h.Newest(); h.Recording() && p.LSN <= have.LSN && p.Epoch <= have.Epoch {
+	if s := h.newest(); s != nil && !h.isHidden(s) && p.LSN <= s.point.LSN && p.Epoch <= s.point.Epoch {
 		return nil
 	}
 	h.change.Lock()
@@ -266,6 +266,13 @@ func (h *History) Take(p Point) error {
 		return h.abandon(fmt.Errorf("take a checkpoint: %w", err))
 	}
 	return nil
+}
+
+// isHidden reports whether a segment's checkpoint was taken off the list.
+func (h *History) isHidden(s *segment) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return s.hidden
 }
 
 func (h *History) take(p Point) error {

@@ -361,3 +361,22 @@ func TestOnTheRealFileSystem(t *testing.T) {
 		}
 	}
 }
+
+// A resync takes checkpoints off the list; one of the same change may be made after it.
+func TestACheckpointThatWasTakenOffTheListIsTakenAgain(t *testing.T) {
+	b := newBench(t, roomy)
+	b.take(1)
+	b.write(0, 1)
+	b.take(2)
+	if err := b.h.Forget(func(p Point) bool { return p.LSN == 1 }); err != nil {
+		t.Fatal(err)
+	}
+	b.write(0, 2)
+	b.take(2)
+	b.write(0, 3)
+	for lsn, want := range map[domain.LSN]byte{1: 0, 2: 2} {
+		if got, err := b.first(lsn); err != nil || got != want {
+			t.Fatalf("checkpoint %d shows %d, want %d: %v", lsn, got, want, err)
+		}
+	}
+}
