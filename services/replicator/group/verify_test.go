@@ -203,6 +203,7 @@ func TestCopiesAreComparedAsOftenAsConfigured(t *testing.T) {
 	c.promote("a", 257)
 	fill(c.nodes["a"])
 	c.follows("a", "b")
+	c.same("a", "b") // what is still to be applied would write over the flipped bit
 	c.nodes["b"].flip(0, 4097)
 	eventually(t, "the schedule finds it", func() bool { return c.nodes["a"].facts.has("verify_mismatch") })
 	if st := c.nodes["a"].g.verifyStatus()[0]; !st.Scheduled || st.Heal {
