@@ -183,23 +183,6 @@ func exportTo(f *os.File, read func(off, n int64) (api.CheckpointPiece, error)) 
 	return size, f.Sync()
 }
 
-// askReplicator is one question to a site's replicator: connect, ask, close.
-func askReplicator[Resp, Req any](cmd *cobra.Command, r *remote, site, verb string, req Req) (Resp, error) {
-	var none Resp
-	_, mesh, err := r.open(cmd.Context())
-	if err != nil {
-		return none, err
-	}
-	defer mesh.Close()
-	conn, err := atSite(mesh, site)
-	if err != nil {
-		return none, err
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), r.timeout)
-	defer cancel()
-	return bus.Call[Resp](ctx, conn, api.ServiceReplicator, verb, req)
-}
-
 func checkpointList(cmd *cobra.Command, r *remote, site string, g domain.GroupID) error {
 	list, err := askReplicator[api.CheckpointList](cmd, r, site, api.VerbCheckpointList, api.GroupRequest{Group: g})
 	if err != nil {

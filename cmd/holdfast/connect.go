@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/user"
 	"strings"
 	"time"
 
@@ -83,8 +84,8 @@ func atSite(mesh *bus.Mesh, site string) (*bus.Conn, error) {
 	return c, nil
 }
 
-// askFailover is one question to a site's failover service: connect, ask, close.
-func askFailover[Resp, Req any](cmd *cobra.Command, r *remote, site, verb string, req Req) (Resp, error) {
+// connected connects to a site for one question, and closes.
+func connected[Resp any](cmd *cobra.Command, r *remote, site string, question func(*bus.Conn) (Resp, error)) (Resp, error) {
 	var none Resp
 	_, mesh, err := r.open(cmd.Context())
 	if err != nil {
@@ -95,7 +96,33 @@ func askFailover[Resp, Req any](cmd *cobra.Command, r *remote, site, verb string
 	if err != nil {
 		return none, err
 	}
-	return bus.Call[Resp](cmd.Context(), conn, api.ServiceFailover, verb, req)
+	return question(conn)
+}
+
+// askFailover is one question to a site's failover service.
+func askFailover[Resp, Req any](cmd *cobra.Command, r *remote, site, verb string, req Req) (Resp, error) {
+	return connected(cmd, r, site, func(conn *bus.Conn) (Resp, error) {
+		return bus.Call[Resp](cmd.Context(), conn, api.ServiceFailover, verb, req)
+	})
+}
+
+// askReplicator is one question to a site's replicator, which has the remote's timeout to answer.
+func askReplicator[Resp, Req any](cmd *cobra.Command, r *remote, site, verb string, req Req) (Resp, error) {
+	return connected(cmd, r, site, func(conn *bus.Conn) (Resp, error) {
+		ctx, cancel := context.WithTimeout(cmd.Context(), r.timeout)
+		defer cancel()
+		return bus.Call[Resp](ctx, conn, api.ServiceReplicator, verb, req)
+	})
+}
+
+// sayWho fills in who asks, unless a person said it, and from which machine: both are kept in the audit.
+func sayWho(by, host *string) {
+	if name, err := os.Hostname(); err == nil {
+		*host = name
+	}
+	if u, err := user.Current(); err == nil && *by == "" {
+		*by = u.Username
+	}
 }
 
 func printJSON(w io.Writer, v any) error {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"os/user"
 	"slices"
 	"strings"
 	"time"
@@ -88,12 +86,7 @@ func (o *groupSettings) request(cmd *cobra.Command, id domain.GroupID) (api.Grou
 	if len(req.Targets)+len(req.Remove)+len(req.Placements) == 0 && req.RPO == nil && req.HoldDown == nil && req.Tier == nil && req.OnTargetLoss == "" && req.Congestion == "" && req.Failover == "" {
 		return req, fmt.Errorf("group set %s: %w: nothing to change was given: see holdfast group set --help", id, domain.ErrInvalid)
 	}
-	if host, err := os.Hostname(); err == nil {
-		req.Host = host
-	}
-	if u, err := user.Current(); err == nil && req.By == "" {
-		req.By = u.Username
-	}
+	sayWho(&req.By, &req.Host)
 	return req, nil
 }
 

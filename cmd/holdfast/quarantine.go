@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/user"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -160,8 +158,20 @@ func printQuarantines(out io.Writer, all quarantines) error {
 	return w.Flush()
 }
 
-// find gives the one item of an ID, and the connection to the site that keeps it.
-func (q *inQuarantine) find(ctx context.Context, cfg config.Config, mesh *bus.Mesh, id string) (item api.Quarantined, conn *bus.Conn, err error) {
+// find connects, and gives the one item of an ID and the connection to the site that keeps it, until hangUp.
+func (q *inQuarantine) find(cmd *cobra.Command, id string) (item api.Quarantined, conn *bus.Conn, hangUp func(), err error) {
+	cfg, mesh, err := q.open(cmd.Context())
+	if err != nil {
+		return item, nil, nil, err
+	}
+	if item, conn, err = q.keeper(cmd.Context(), cfg, mesh, id); err != nil {
+		mesh.Close()
+	}
+	return item, conn, mesh.Close, err
+}
+
+// keeper is the one item of an ID, whole, and the connection to the site that keeps it.
+func (q *inQuarantine) keeper(ctx context.Context, cfg config.Config, mesh *bus.Mesh, id string) (item api.Quarantined, conn *bus.Conn, err error) {
 	all, err := q.ask(ctx, cfg, mesh, "")
 	if err != nil {
 		return item, nil, err
@@ -208,15 +218,11 @@ func wholeItem(ctx context.Context, conn *bus.Conn, item api.Quarantined, timeou
 }
 
 func (q *inQuarantine) show(cmd *cobra.Command, id string) error {
-	cfg, mesh, err := q.open(cmd.Context())
+	item, _, hangUp, err := q.find(cmd, id)
 	if err != nil {
 		return err
 	}
-	defer mesh.Close()
-	item, _, err := q.find(cmd.Context(), cfg, mesh, id)
-	if err != nil {
-		return err
-	}
+	defer hangUp()
 	if q.output == "json" {
 		return printJSON(cmd.OutOrStdout(), item)
 	}
@@ -235,15 +241,11 @@ func (q *inQuarantine) show(cmd *cobra.Command, id string) error {
 }
 
 func (q *inQuarantine) export(cmd *cobra.Command, id, dir string) error {
-	cfg, mesh, err := q.open(cmd.Context())
+	item, conn, hangUp, err := q.find(cmd, id)
 	if err != nil {
 		return err
 	}
-	defer mesh.Close()
-	item, conn, err := q.find(cmd.Context(), cfg, mesh, id)
-	if err != nil {
-		return err
-	}
+	defer hangUp()
 	read := func(file string) io.Reader {
 		return &remoteFile{ctx: cmd.Context(), conn: conn, timeout: q.timeout, at: api.QuarantineRead{Group: item.Group, ID: item.ID, File: file}}
 	}
@@ -303,22 +305,13 @@ func (r *remoteFile) piece() (piece api.QuarantinePiece, err error) {
 }
 
 func (q *inQuarantine) discard(cmd *cobra.Command, id string, r api.QuarantineDiscard) error {
-	cfg, mesh, err := q.open(cmd.Context())
+	item, conn, hangUp, err := q.find(cmd, id)
 	if err != nil {
 		return err
 	}
-	defer mesh.Close()
-	item, conn, err := q.find(cmd.Context(), cfg, mesh, id)
-	if err != nil {
-		return err
-	}
+	defer hangUp()
 	r.Group, r.ID = item.Group, item.ID
-	if host, err := os.Hostname(); err == nil {
-		r.Host = host
-	}
-	if u, err := user.Current(); err == nil && r.By == "" {
-		r.By = u.Username
-	}
+	sayWho(&r.By, &r.Host)
 	ctx, cancel := context.WithTimeout(cmd.Context(), q.timeout)
 	defer cancel()
 	gone, err := bus.Call[api.Quarantined](ctx, conn, api.ServiceReplicator, api.VerbQuarantineDiscard, r)

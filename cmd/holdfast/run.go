@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"os/user"
 	"text/tabwriter"
 	"time"
 
@@ -171,12 +169,7 @@ func runStart(cmd *cobra.Command, r *remote, to string, req api.RunStartRequest,
 		return err
 	}
 	req.Declared = req.Kind == api.RunFailover
-	if host, err := os.Hostname(); err == nil {
-		req.Host = host
-	}
-	if u, err := user.Current(); err == nil && req.By == "" {
-		req.By = u.Username
-	}
+	sayWho(&req.By, &req.Host)
 	ctx, cancel := context.WithTimeout(cmd.Context(), max(r.timeout, 10*time.Second))
 	defer cancel()
 	run, err := bus.Call[api.Run](ctx, conn, api.ServiceFailover, api.VerbRunStart, req)

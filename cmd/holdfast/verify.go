@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/user"
 	"text/tabwriter"
 	"time"
 
@@ -65,12 +63,7 @@ func (v *verifier) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if host, err := os.Hostname(); err == nil {
-		v.req.Host = host
-	}
-	if u, err := user.Current(); err == nil && v.req.By == "" {
-		v.req.By = u.Username
-	}
+	sayWho(&v.req.By, &v.req.Host)
 	var all []api.VerifyStatus
 	for _, t := range primary.Targets {
 		if v.site != "" && v.site != string(t.Site) {

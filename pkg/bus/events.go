@@ -9,6 +9,7 @@ import (
 
 	"go.opentelemetry.io/otel/propagation"
 
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 )
 
@@ -87,7 +88,7 @@ func (e *Events) deliver(ctx context.Context, q queued) {
 			return
 		}
 		e.log.Debug("event not stored yet", "type", q.ev.Type, "error", err)
-		if e.conn.pause(ctx, reconnectWait) != nil {
+		if clock.Sleep(ctx, reconnectWait) != nil {
 			return
 		}
 	}

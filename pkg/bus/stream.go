@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/access"
 	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
 
@@ -152,7 +153,7 @@ func (c *Conn) Follow(ctx context.Context, stream string, filters []string, from
 		if last > 0 {
 			cfg.DeliverPolicy, cfg.OptStartTime, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, nil, last+1
 		}
-		if err := c.pause(ctx, reconnectWait); err != nil {
+		if err := clock.Sleep(ctx, reconnectWait); err != nil {
 			return nil
 		}
 	}
@@ -201,17 +202,6 @@ func eachMessage(ctx context.Context, it jetstream.MessagesContext, f func(conte
 		if err := f(traceContext.Extract(ctx, headerCarrier(msg.Headers())), rec, msg); err != nil {
 			return err
 		}
-	}
-}
-
-func (c *Conn) pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 

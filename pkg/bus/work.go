@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 )
 
 // Work calls f for each message of a work-queue stream that matches filter, one at a time, through the durable consumer of
@@ -18,7 +20,7 @@ func (c *Conn) Work(ctx context.Context, stream, durable, filter string, f func(
 			return nil
 		}
 		c.log.Debug("work queue re-opens", "stream", stream, "error", err)
-		if c.pause(ctx, reconnectWait) != nil {
+		if clock.Sleep(ctx, reconnectWait) != nil {
 			return nil
 		}
 	}

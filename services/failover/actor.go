@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/services/failover/plan"
@@ -189,7 +190,7 @@ func (a actor) campaign(ctx context.Context, req api.CampaignRequest) (api.Lease
 	defer cancel(nil)
 	go func() {
 		idle := 0
-		for sleep(ctx, a.cfg.Timings.Tick) == nil {
+		for clock.Sleep(ctx, a.cfg.Timings.Tick) == nil {
 			l, err := a.lease(ctx, req.Group, 0)
 			if err != nil || l.Phase != phaseIdle || l.Held && l.Epoch > req.Above {
 				idle = 0

@@ -19,7 +19,7 @@ func (s *service) guard(ctx context.Context) {
 				s.guardGroup(ctx, g.Group, deadlines)
 			}
 		}
-		if sleep(ctx, s.cfg.Timings.Pull) != nil {
+		if clock.Sleep(ctx, s.cfg.Timings.Pull) != nil {
 			return
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/failover/plan"
 	"github.com/holdfast-dr/holdfast/services/failover/run"
@@ -75,7 +76,7 @@ func (s *service) watchHosts(ctx context.Context) {
 			s.hosts = view
 			s.mu.Unlock()
 		}
-		if sleep(ctx, s.cfg.Timings.Tick) != nil {
+		if clock.Sleep(ctx, s.cfg.Timings.Tick) != nil {
 			return
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/audit"
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
@@ -148,7 +149,7 @@ func (s *service) lead(ctx context.Context, l *run.Live) {
 		}
 		r := l.Snapshot()
 		s.log.Warn("run is read again", "run", string(r.ID), "error", err)
-		if sleep(ctx, t.MaxRetry) != nil {
+		if clock.Sleep(ctx, t.MaxRetry) != nil {
 			return
 		}
 		again, err := s.jour.Reload(ctx, s.cfg.Site, r.Plan, r.ID)

@@ -162,20 +162,9 @@ func (s *service) retry(ctx context.Context, what string, f func() error) bool {
 			return true
 		}
 		s.log.Debug("not ready yet", "what", what, "error", err)
-		_ = sleep(ctx, s.cfg.Timings.Retry)
+		_ = clock.Sleep(ctx, s.cfg.Timings.Retry)
 	}
 	return false
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 func (s *service) publish(ctx context.Context, id string, f event.Fact) {

@@ -92,27 +92,20 @@ func with[T any](s *service, id domain.GroupID, f func(*group.Group) (T, error))
 }
 
 func (s *service) resyncData(_ context.Context, data []byte) ([]byte, error) {
-	id, err := group.ResyncGroup(data)
-	if err != nil {
-		return nil, err
-	}
-	g, err := s.find(id)
-	if err != nil {
-		return nil, err
-	}
-	return nil, g.ResyncData(data)
+	return s.resync(data, func(g *group.Group) ([]byte, error) { return nil, g.ResyncData(data) })
 }
 
 func (s *service) resyncHash(_ context.Context, data []byte) ([]byte, error) {
+	return s.resync(data, func(g *group.Group) ([]byte, error) { return g.ResyncHash(data) })
+}
+
+// resync is for the group that a message of a resync names in its header.
+func (s *service) resync(data []byte, f func(*group.Group) ([]byte, error)) ([]byte, error) {
 	id, err := group.ResyncGroup(data)
 	if err != nil {
 		return nil, err
 	}
-	g, err := s.find(id)
-	if err != nil {
-		return nil, err
-	}
-	return g.ResyncHash(data)
+	return with(s, id, f)
 }
 
 func (s *service) all(id domain.GroupID) []*group.Group {

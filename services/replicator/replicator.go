@@ -22,6 +22,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/chap"
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
 	"github.com/holdfast-dr/holdfast/services/replicator/group"
@@ -157,7 +158,7 @@ func (s *service) follow(ctx context.Context) error {
 			break
 		}
 		s.log.Debug("own NATS not ready", "error", err)
-		if !pause(ctx, 200*time.Millisecond) {
+		if clock.Sleep(ctx, 200*time.Millisecond) != nil {
 			return ctx.Err()
 		}
 	}
@@ -182,7 +183,7 @@ func (s *service) follow(ctx context.Context) error {
 		err := local.WatchKeys(ctx, api.BucketDesired, "group.>", func(e bus.Entry) { s.desired(ctx, e) })
 		if ctx.Err() == nil {
 			s.log.Warn("watch of the desired state ended", "error", err)
-			pause(ctx, 200*time.Millisecond)
+			_ = clock.Sleep(ctx, 200*time.Millisecond)
 		}
 	}
 	return ctx.Err()
@@ -206,17 +207,6 @@ func (s *service) load(ctx context.Context) error {
 		s.desired(ctx, e)
 	}
 	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // desired opens a group of this site, once, and has it adopt what changes later. A copy of a group that is not to be here any

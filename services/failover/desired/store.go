@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 )
@@ -134,21 +135,12 @@ func (s *Store) Watch(ctx context.Context, every time.Duration, changed func()) 
 					changed()
 				}
 			})
-			pause(ctx, every) // it ended: the bucket or the server was gone
+			_ = clock.Sleep(ctx, every) // it ended: the bucket or the server was gone
 		}
 	})
 	for ctx.Err() == nil {
-		pause(ctx, every)
+		_ = clock.Sleep(ctx, every)
 		_ = s.Prime(ctx) // out of reach: what is known stays
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
 	}
 }
 

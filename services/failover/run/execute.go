@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
@@ -188,7 +189,7 @@ func (x *Executor) attempts(ctx context.Context, l *Live, s *api.Step) (string, 
 			return "", fmt.Errorf("given up after %s: %w", x.Patience, err)
 		}
 		x.Log.Debug("step is tried again", "step", s.ID, "error", err)
-		if err := pause(ctx, wait); err != nil {
+		if err := clock.Sleep(ctx, wait); err != nil {
 			return "", err
 		}
 		wait = min(2*wait, x.MaxRetry)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
 
@@ -81,20 +82,9 @@ func (j *Journal) put(ctx context.Context, subject string, v any, last uint64) (
 		if !errors.Is(err, domain.ErrUnavailable) || try == appendTries {
 			return 0, err
 		}
-		if err := pause(ctx, appendPause); err != nil {
+		if err := clock.Sleep(ctx, appendPause); err != nil {
 			return 0, err
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 

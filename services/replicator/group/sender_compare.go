@@ -141,40 +141,25 @@ func (t *sender) compare(ctx context.Context, session uint64, set *extent.Set, r
 	t.pass.resumed, t.pass.toCompare = resumed, uint64(set.Bytes())
 	t.pass.enter(api.ResyncComparing, t.pass.toCompare)
 	t.mu.Unlock()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	out := extent.New(t.s.st.sizes)
 	var mu sync.Mutex
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, resyncFlight)
 	zero := zeroTrees()
-	for at := range stretches(t.s.st.sizes, set) {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
+	err := inFlight(ctx, stretches(t.s.st.sizes, set), func(ctx context.Context, at stretch) error {
+		blocks, err := t.compareStretch(ctx, session, at, zero)
+		if err != nil {
+			return err
 		}
-		if ctx.Err() != nil {
-			break
+		mu.Lock()
+		defer mu.Unlock()
+		for _, b := range blocks {
+			if off := at.off + int64(b)*hashmap.Block; set.Has(at.volume, off) {
+				out.Mark(at.volume, off, 1)
+			}
 		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			blocks, err := t.compareStretch(ctx, session, at, zero)
-			if err != nil {
-				cancel(err)
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			for _, b := range blocks {
-				if off := at.off + int64(b)*hashmap.Block; set.Has(at.volume, off) {
-					out.Mark(at.volume, off, 1)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return out, nil
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -174,30 +173,7 @@ func (t *sender) call(ctx context.Context, verb string, req any) error {
 
 // sendBlocks sends the content of a set of blocks, a few requests at a time, and returns when all were taken.
 func (t *sender) sendBlocks(ctx context.Context, session uint64, set *extent.Set) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	slots := make(chan struct{}, resyncFlight)
-	var wg sync.WaitGroup
-	for run := range set.Runs(resyncChunk) {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-		}
-		if ctx.Err() != nil {
-			break
-		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			if err := t.sendBlock(ctx, session, run); err != nil {
-				cancel(err)
-			}
-		})
-	}
-	wg.Wait()
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return nil
+	return inFlight(ctx, set.Runs(resyncChunk), func(ctx context.Context, run extent.Run) error { return t.sendBlock(ctx, session, run) })
 }
 
 func (t *sender) sendBlock(ctx context.Context, session uint64, run extent.Run) error {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
 
@@ -147,7 +148,7 @@ func (m meter) run(ctx context.Context, d time.Duration) (b api.Bandwidth, err e
 	for best := 0.0; len(rates) == 0 && b.Skipped < 8 || time.Now().Before(end); {
 		if m.o.Busy != nil && m.o.Busy() {
 			b.Skipped++
-			if err := rest(ctx, shortBurst); err != nil {
+			if err := clock.Sleep(ctx, shortBurst); err != nil {
 				return b, err
 			}
 			continue
@@ -169,7 +170,7 @@ func (m meter) run(ctx context.Context, d time.Duration) (b api.Bandwidth, err e
 		default:
 			best, chunks = max(best, rate), chunks*2
 		}
-		if err := rest(ctx, took); err != nil {
+		if err := clock.Sleep(ctx, took); err != nil {
 			return b, err
 		}
 		if !settled && !time.Now().Before(end) {
@@ -213,7 +214,7 @@ func (m meter) burst(ctx context.Context, chunks int) (rate float64, sent uint64
 		}
 		asked++
 		mu.Unlock()
-		if at.After(end) || rest(ctx, time.Until(at)) != nil {
+		if at.After(end) || clock.Sleep(ctx, time.Until(at)) != nil {
 			return false
 		}
 		_, failed := m.path(ctx, m.request)
@@ -241,18 +242,4 @@ func (m meter) burst(ctx context.Context, chunks int) (rate float64, sent uint64
 		return float64((answers-1)*chunkBytes) / last.Sub(first).Seconds(), sent, took, err
 	}
 	return float64(sent) / took.Seconds(), sent, took, err
-}
-
-func rest(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

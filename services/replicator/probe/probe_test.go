@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
 
@@ -47,14 +48,14 @@ func (l *link) ask(ctx context.Context, request []byte) ([]byte, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	if err := rest(ctx, time.Until(at)); err != nil {
+	if err := clock.Sleep(ctx, time.Until(at)); err != nil {
 		return nil, err
 	}
 	answer, err := Answer(request)
 	l.mu.Lock()
 	at = l.pass(1, len(answer), l.back)
 	l.mu.Unlock()
-	if err := rest(ctx, time.Until(at)); err != nil {
+	if err := clock.Sleep(ctx, time.Until(at)); err != nil {
 		return nil, err
 	}
 	return answer, err

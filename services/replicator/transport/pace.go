@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
 
@@ -73,7 +74,7 @@ func (p *Pacer) Take(ctx context.Context, t domain.Transport, bytes int) error {
 		now := time.Now()
 		if wait := p.claim(now, t.Rate(now), bytes); wait <= 0 {
 			return ctx.Err()
-		} else if err := nap(ctx, min(wait, maxNap)); err != nil {
+		} else if err := clock.Sleep(ctx, min(wait, maxNap)); err != nil {
 			return err
 		}
 	}
@@ -89,15 +90,4 @@ func (p *Pacer) claim(now time.Time, rate domain.Rate, bytes int) time.Duration 
 	}
 	p.pay(now, bytes)
 	return 0
-}
-
-func nap(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -41,7 +41,9 @@ func ask(t *testing.T, c net.Conn, wait time.Duration) error {
 	return err
 }
 
-func TestCutLinkHoldsBytesAndDeliversThemWhenItHeals(t *testing.T) {
+// connected is a link to an echo, and a connection over it.
+func connected(t *testing.T) (*netfault.Proxy, net.Conn) {
+	t.Helper()
 	p, err := netfault.Listen(t.Context(), "127.0.0.1:0", echo(t))
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +52,12 @@ func TestCutLinkHoldsBytesAndDeliversThemWhenItHeals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = c.Close() }()
+	t.Cleanup(func() { _ = c.Close() })
+	return p, c
+}
+
+func TestCutLinkHoldsBytesAndDeliversThemWhenItHeals(t *testing.T) {
+	p, c := connected(t)
 	if err := ask(t, c, 5*time.Second); err != nil {
 		t.Fatalf("open link: %v", err)
 	}
@@ -77,15 +84,7 @@ func TestCutLinkHoldsBytesAndDeliversThemWhenItHeals(t *testing.T) {
 }
 
 func TestBytesOfADelayedLinkFollowOneAnother(t *testing.T) {
-	p, err := netfault.Listen(t.Context(), "127.0.0.1:0", echo(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := net.Dial("tcp", p.Addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
+	p, c := connected(t)
 	const delay, chunks = 100 * time.Millisecond, 50
 	p.SetDelay(delay)
 	begin := time.Now()
