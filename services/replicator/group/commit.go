@@ -9,7 +9,6 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
-	"github.com/holdfast-dr/holdfast/services/replicator/target"
 )
 
 // commitLoop is the one committer: it cuts the open frame whenever the one before it is written.
@@ -22,7 +21,7 @@ func (s *session) commitLoop() {
 		}
 		for s.ctx.Err() == nil {
 			b, ended := s.cut()
-			settle(ended)
+			s.settle(ended)
 			if b == nil {
 				break
 			}
@@ -47,8 +46,7 @@ func (s *session) cut() (*batch, []result) {
 	b.frame.LastLSN = s.next - 1
 	b.frame.CommitLSN = s.applied
 	s.number++
-	s.open = s.newBatch(s.spare)
-	s.spare = nil
+	s.open = s.newBatch(s.takeSpare())
 	s.writing = b
 	return b, s.pump()
 }
@@ -58,11 +56,16 @@ func (s *session) write(b *batch) error {
 	b.frame.Time = time.Now()
 	enc := b.builder.Finish(b.frame.CommitLSN, s.st.j.Next().PrevHeaderCRC, b.frame.Time)
 	s.g.writes.Frame(b.frame.Entries, len(enc))
-	if len(s.senders.all()) > 0 {
-		s.window.push(windowFrame{first: b.frame.FirstLSN, last: b.frame.LastLSN, raw: append([]byte(nil), enc...), payload: b.payload(), at: b.frame.Time})
+	kept, copied := enc, len(s.senders.all()) > 0 // what has the payload until it is applied
+	if copied {
+		kept = append([]byte(nil), enc...)
+		s.window.push(windowFrame{first: b.frame.FirstLSN, last: b.frame.LastLSN, raw: kept, payload: b.payload(), at: b.frame.Time})
 		s.wakeSenders(true)
 	} else {
 		s.window.skip()
+	}
+	if s.cache.on {
+		b.keepPayload(kept)
 	}
 	err := s.st.j.Append(enc)
 	for errors.Is(err, journal.ErrFull) {
@@ -81,7 +84,9 @@ func (s *session) write(b *batch) error {
 	}
 	s.window.durable(b.frame.LastLSN)
 	s.mu.Lock()
-	s.spare, b.builder = b.builder, nil
+	if !s.cache.on || copied {
+		s.giveSpare(b)
+	}
 	s.writing = nil
 	b.since = s.g.cfg.Now()
 	s.pending = append(s.pending, b)
@@ -146,6 +151,8 @@ func (s *session) complete(b *batch) {
 	s.pending[0] = nil
 	s.pending = s.pending[1:]
 	s.applied = b.frame.LastLSN
+	s.cache.applied(b)
+	s.giveSpare(b)
 	s.bytes += uint64(b.payload())
 	ops := b.ops
 	b.ops = nil
@@ -159,14 +166,9 @@ func (s *session) complete(b *batch) {
 	}
 	s.mu.Unlock()
 	for _, o := range ops {
-		// The deadline counts at the moment of acknowledging, for each.
-		if s.gate.open() {
-			o.done(nil)
-		} else {
-			o.done(target.ErrFenced)
-		}
+		s.answer(o, nil)
 	}
-	settle(ended)
+	s.settle(ended)
 	if wake {
 		poke(s.commitWake)
 	}

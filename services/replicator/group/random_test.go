@@ -28,7 +28,9 @@ type life struct {
 	maybe   [2][lifeBlocks]map[uint64]bool // written since, not acknowledged: may be found or not
 	flying  []flying
 	log     []string
-	policy  bool // changes, too
+	policy  bool        // changes, too
+	wrote   target.Unit // where the writes under way went
+	cached  bool        // the group's class: what counts as acknowledged is what was flushed
 }
 
 type flying struct {
@@ -64,6 +66,7 @@ func (l *life) submit(n int) {
 			data = append(data, block(l.value)...)
 		}
 		u := l.c.nodes[l.primary].unit(v)
+		l.wrote = u
 		done := submit(u, &target.Command{Op: target.OpWrite, Off: int64(b) * 4096, Len: int64(len(data)), Data: data})
 		for i := range len(data) / 4096 {
 			l.maybe[v][b+i][l.value] = true
@@ -78,11 +81,16 @@ func (l *life) submit(n int) {
 // collect waits for every write under way; those acknowledged must be found from now on.
 func (l *life) collect() {
 	var err error
-	for _, f := range l.flying {
+	ended := make([]error, len(l.flying))
+	for i, f := range l.flying {
 		if f.done != nil {
 			err = await(l.c.t, f.done)
 		}
-		if err == nil {
+		ended[i] = err
+	}
+	flushed := l.flush()
+	for i, f := range l.flying {
+		if err := ended[i]; err == nil && flushed {
 			if f.value > l.acked[f.volume][f.block] {
 				l.acked[f.volume][f.block] = f.value
 				for old := range l.maybe[f.volume][f.block] {
@@ -91,11 +99,26 @@ func (l *life) collect() {
 					}
 				}
 			}
-		} else if !errors.Is(err, target.ErrFenced) {
+		} else if err != nil && !errors.Is(err, target.ErrFenced) {
 			l.fatal("write: %v", err)
 		}
 	}
 	l.flying = nil
+}
+
+// flush reports whether everything that was acknowledged is durable.
+func (l *life) flush() bool {
+	if !l.cached {
+		return true
+	}
+	if l.wrote == nil {
+		return false
+	}
+	err := await(l.c.t, submit(l.wrote, &target.Command{Op: target.OpFlush}))
+	if err != nil && !errors.Is(err, target.ErrFenced) {
+		l.fatal("flush: %v", err)
+	}
+	return err == nil
 }
 
 // check reads every block at the new primary.
@@ -216,12 +239,19 @@ func (l *life) changePolicy() {
 
 func TestRandomPoliciesLoseNoAcknowledgedSyncWrite(t *testing.T) {
 	slow(t)
-	randomLives(t, true)
+	randomLives(t, true, domain.DurabilityStrict)
 }
 
-func TestRandomLivesLoseNoAcknowledgedSyncWrite(t *testing.T) { randomLives(t, false) }
+func TestRandomLivesLoseNoAcknowledgedSyncWrite(t *testing.T) {
+	randomLives(t, false, domain.DurabilityStrict)
+}
 
-func randomLives(t *testing.T, policy bool) {
+func TestRandomCachedLivesLoseNothingThatWasFlushed(t *testing.T) {
+	slow(t)
+	randomLives(t, true, domain.DurabilityCached)
+}
+
+func randomLives(t *testing.T, policy bool, class domain.Durability) {
 	t.Helper()
 	seeds, steps := uint64(3), 14
 	if n, err := strconv.Atoi(os.Getenv("HOLDFAST_SEEDS")); err == nil {
@@ -234,7 +264,8 @@ func randomLives(t *testing.T, policy bool) {
 	for seed := first; seed < first+seeds; seed++ {
 		t.Run(strconv.Itoa(int(seed)), func(t *testing.T) {
 			c := newCluster(t, domain.ModeSync)
-			l := &life{c: c, r: rand.New(rand.NewPCG(seed, 9)), seed: seed, primary: "a", policy: policy}
+			c.def.Durability = class
+			l := &life{c: c, r: rand.New(rand.NewPCG(seed, 9)), seed: seed, primary: "a", policy: policy, cached: class == domain.DurabilityCached}
 			for v := range l.maybe {
 				for b := range l.maybe[v] {
 					l.maybe[v][b] = map[uint64]bool{}

@@ -52,7 +52,8 @@ type session struct {
 	closed   bool // nothing is taken any more, for good
 	draining bool // nothing is taken for now (demote)
 	open     *batch
-	spare    *journal.Builder
+	spares   []*journal.Builder
+	cache    cache
 	next     domain.LSN // the next LSN to give
 	number   uint64     // of the open frame
 	queue    []*op      // wait for room in a frame, or for everything before to be applied
@@ -71,6 +72,7 @@ type batch struct {
 	ops     []*op
 	since   clock.Time // when the journal had it
 	whole   bool       // holds an atomic write: readers see what it changes at once
+	early   int        // of the cache's room that its commands took
 }
 
 // op is one command that changes a volume.
@@ -95,7 +97,8 @@ func newSession(ctx context.Context, g *Group, epoch domain.Epoch, deadline cloc
 		g: g, st: g.store, epoch: epoch, gate: newGate(g.cfg.Now, deadline), log: g.log.With("epoch", epoch.String()),
 		ended: make(chan struct{}), confirmed: make(chan struct{}), window: newWindow(),
 		kickCkpt: make(chan struct{}, 1), commitWake: make(chan struct{}, 1), completeWake: make(chan struct{}, 1), released: make(chan struct{}, 1),
-		next: n.FirstLSN, number: 1, applied: n.FirstLSN - 1, required: map[domain.SiteID]bool{}, spare: journal.NewBuilder(),
+		next: n.FirstLSN, number: 1, applied: n.FirstLSN - 1, required: map[domain.SiteID]bool{}, spares: []*journal.Builder{journal.NewBuilder()},
+		cache: cache{on: g.store.group.Durability == domain.DurabilityCached, pages: map[cachePage]int{}},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	s.open = s.newBatch(journal.NewBuilder())
@@ -193,7 +196,7 @@ func (s *session) enqueue(o *op) {
 	failed := s.pump()
 	wake := s.open.builder.Len() > 0
 	s.mu.Unlock()
-	settle(failed)
+	s.settle(failed)
 	if wake {
 		poke(s.commitWake)
 	}
@@ -205,10 +208,18 @@ type result struct {
 	err error
 }
 
-func settle(rs []result) {
+func (s *session) settle(rs []result) {
 	for _, r := range rs {
-		r.o.done(r.err)
+		s.answer(r.o, r.err)
 	}
+}
+
+// answer ends a command. The deadline counts at the moment of acknowledging, for each.
+func (s *session) answer(o *op, err error) {
+	if err == nil && !s.gate.open() {
+		err = target.ErrFenced
+	}
+	o.done(err)
 }
 
 // pump moves commands from the queue into the open frame while they fit. Under mu. What it gives back ended already.
@@ -225,8 +236,16 @@ func (s *session) pump() (ended []result) {
 				continue
 			}
 		}
-		if !s.place(o) {
+		done := false
+		if o.flush() {
+			done = s.flush(o)
+		} else if !s.place(o) {
 			return ended
+		} else if done = s.early(o, s.open); !done {
+			s.open.ops = append(s.open.ops, o)
+		}
+		if done {
+			ended = append(ended, result{o, nil})
 		}
 		s.queue[0] = nil
 		s.queue = s.queue[1:]
@@ -253,6 +272,7 @@ func (s *session) compare(o *op) error {
 const pieceBytes = 1 << 20
 
 func (o *op) atomic() bool { return !o.marker && o.cmd.Atomic }
+func (o *op) flush() bool  { return !o.marker && o.cmd.Op == target.OpFlush }
 
 // place gives LSNs to as much of o as fits the open frame; true when that is all of it. Under mu.
 func (s *session) place(o *op) bool {
@@ -260,7 +280,6 @@ func (s *session) place(o *op) bool {
 	for {
 		e, ok := o.piece()
 		if !ok {
-			b.ops = append(b.ops, o)
 			return true
 		}
 		if !b.builder.Add(e.Volume, e.Op, e.Off, e.Len, e.Data) {
@@ -270,6 +289,7 @@ func (s *session) place(o *op) bool {
 			o.lsn = s.next
 		}
 		b.frame.Entries = append(b.frame.Entries, e)
+		s.cache.track(&e, 1)
 		b.whole = b.whole || o.atomic()
 		o.at += max(e.Len, 1)
 		s.next++

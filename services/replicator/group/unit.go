@@ -26,7 +26,7 @@ var (
 func (u *unit) Info() target.UnitInfo {
 	v := u.s.st.group.Volumes[u.volume]
 	return target.UnitInfo{SizeBytes: v.SizeBytes, Serial: serial(u.s.st.group.ID, v.ID), NAA: naa(u.s.g.cfg.Site, u.s.st.group.ID, v.ID),
-		Product: "volume", ThinProvisioned: true, MaxAtomicBytes: pieceBytes}
+		Product: "volume", WriteCache: u.s.cache.on, ThinProvisioned: true, MaxAtomicBytes: pieceBytes}
 }
 
 // Meter implements target.Metered.
@@ -40,14 +40,19 @@ func (u *unit) Meter() target.Meter {
 // MayAnswer implements target.Gated.
 func (u *unit) MayAnswer() bool { return u.s.gate.open() }
 
-// Submit carries out one command. Reads see what was applied, and so acknowledged or about to be. Every write is
-// durable before done, so a flush has nothing left to do.
+// Submit carries out one command. Reads see what was applied, and so acknowledged or about to be; in the class cached
+// they wait for what was acknowledged and is not applied yet. In the class strict every write is durable before done, so a
+// flush has nothing left to do.
 func (u *unit) Submit(c *target.Command, done func(error)) {
 	switch c.Op {
 	case target.OpRead:
 		u.read(c, done)
 	case target.OpFlush:
-		done(u.fenced())
+		if err := u.fenced(); err != nil || !u.s.cache.on {
+			done(err)
+			return
+		}
+		u.s.enqueue(&op{volume: u.volume, cmd: c, done: done})
 	default:
 		u.s.submit(&op{volume: u.volume, cmd: c, done: done})
 	}
@@ -65,11 +70,30 @@ func (u *unit) read(c *target.Command, done func(error)) {
 		done(err)
 		return
 	}
-	if err := u.readWhole(c); err != nil {
-		done(fmt.Errorf("read: %w: %w", target.ErrMedium, err))
+	shown := u.s.behind(u.volume, c.Off, int64(len(c.Data)))
+	if shown == nil {
+		done(u.readNow(c))
 		return
 	}
-	done(u.fenced())
+	go func() { // a reader is not to hold up the commands behind it, which may be what it waits for
+		select {
+		case <-shown:
+			done(u.readNow(c))
+		case <-u.s.ctx.Done():
+			done(target.ErrFenced)
+		}
+	}()
+}
+
+func (u *unit) readNow(c *target.Command) error {
+	err := u.readWhole(c)
+	if fenced := u.fenced(); fenced != nil {
+		return fenced
+	}
+	if err != nil {
+		return fmt.Errorf("read: %w: %w", target.ErrMedium, err)
+	}
+	return nil
 }
 
 // readWhole reads, and reads again what an atomic write may have been at meanwhile.
@@ -85,16 +109,21 @@ func (u *unit) readWhole(c *target.Command) error {
 	return err
 }
 
-// Extent implements target.Mapper: where the volume is allocated, by what was applied, as reads see it.
+// Extent implements target.Mapper: where the volume is allocated, by what was applied, as reads see it. What was acknowledged and
+// is not applied yet is told mapped.
 func (u *unit) Extent(off, look int64) (mapped bool, length int64, err error) {
 	if err := u.fenced(); err != nil {
 		return false, 0, err
 	}
 	v := u.s.st.vols[u.volume]
+	behind := u.s.nextBehind(u.volume, off, v.size-off) // before looking: what is applied meanwhile is seen
+	if behind == off {
+		return true, min(cachePageBytes-off%cachePageBytes, v.size-off), nil
+	}
 	if mapped, length, err = sparse.Extent(v.f, v.size, off, look); err != nil {
 		return false, 0, fmt.Errorf("map: %w: %w", target.ErrMedium, err)
 	}
-	return mapped, length, nil
+	return mapped, min(length, behind-off), nil
 }
 
 func serial(g domain.GroupID, v domain.VolumeID) string {

@@ -75,6 +75,13 @@ func (b *Builder) Add(volume uint16, op Op, off, length int64, data []byte) bool
 	return true
 }
 
+// Payload is the content of the i-th entry in encoded, which is what the last Finish gave, or a copy of it.
+func (b *Builder) Payload(encoded []byte, i int) []byte {
+	e := parseEntry(b.entries[i*entrySize:])
+	at := headerLen(b.Len()) + int64(e.payload)
+	return encoded[at : at+int64(e.len)]
+}
+
 // room is the size of the payload area.
 func (b *Builder) room() int64 { return int64(len(b.buf)) - b.lead }
 

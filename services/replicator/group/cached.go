@@ -1,0 +1,167 @@
+package group
+
+import (
+	"sync/atomic"
+
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/target"
+)
+
+// cacheBytes bounds what may be acknowledged ahead of the journal and of targets. A write beyond it is answered when it is
+// durable, which holds its initiator back as a disk with a full cache does.
+const cacheBytes = 16 << 20
+
+// cache is the volatile write cache of a session whose group is of the class cached: what was acknowledged when it had its
+// place in the group's order, and is in no volume yet. It is lost when the site is; what a SYNCHRONIZE CACHE or a write with
+// FUA was answered for is not. Since an LSN is given before the answer, what remains is a prefix of the group's order all the
+// same. The session's lock guards it.
+type cache struct {
+	on      bool
+	used    int                // of cacheBytes
+	pages   map[cachePage]int  // how many changes in flight touch a page
+	busy    atomic.Int64       // len(pages), for readers, who need no lock when there are none
+	readers []waitingForVolume // in the order of their LSNs
+}
+
+type cachePage struct {
+	volume uint16
+	page   int64
+}
+
+type waitingForVolume struct {
+	upto domain.LSN
+	c    chan struct{}
+}
+
+const cachePageBytes = 4096
+
+// early reports whether a command that was placed is answered now. Under mu.
+func (s *session) early(o *op, b *batch) bool {
+	if !s.cache.on || o.marker || o.cmd.FUA || o.cmd.Atomic || o.cmd.Op == target.OpCompareAndWrite ||
+		o.cmd.Op != target.OpWrite && o.cmd.Len > pieceBytes {
+		return false
+	}
+	n := max(int(o.at), cachePageBytes) // also of what takes no payload: it bounds their number
+	if s.cache.used+n > cacheBytes {
+		return false
+	}
+	s.cache.used += n
+	b.early += n
+	return true
+}
+
+// track says that a change is in flight. Long ones without payload are not answered early, and not tracked. Under mu.
+func (c *cache) track(e *journal.Entry, by int) {
+	if !c.on || e.Op == journal.OpMarker || e.Len > pieceBytes {
+		return
+	}
+	for p := e.Off / cachePageBytes; p*cachePageBytes < e.Off+e.Len; p++ {
+		k := cachePage{e.Volume, p}
+		if n := c.pages[k] + by; n > 0 {
+			c.pages[k] = n
+		} else {
+			delete(c.pages, k)
+		}
+	}
+	c.busy.Store(int64(len(c.pages)))
+}
+
+// applied lets go of a frame that is in the volumes, and of the readers that waited for it. Under mu.
+func (c *cache) applied(b *batch) {
+	if !c.on {
+		return
+	}
+	c.used -= b.early
+	for i := range b.frame.Entries {
+		c.track(&b.frame.Entries[i], -1)
+	}
+	n := 0
+	for n < len(c.readers) && c.readers[n].upto <= b.frame.LastLSN {
+		close(c.readers[n].c)
+		n++
+	}
+	c.readers = c.readers[n:]
+}
+
+// behind is closed when the volume shows everything that was acknowledged in a range; nil when it does already.
+func (s *session) behind(volume int, off, length int64) <-chan struct{} {
+	c := &s.cache
+	if c.busy.Load() == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p := off / cachePageBytes; p*cachePageBytes < off+length; p++ {
+		if c.pages[cachePage{uint16(volume), p}] > 0 {
+			w := waitingForVolume{s.next - 1, make(chan struct{})}
+			c.readers = append(c.readers, w)
+			return w.c
+		}
+	}
+	return nil
+}
+
+// nextBehind is the offset of the first page from off on, before off+length, that has a change in flight; off+length when
+// none has.
+func (s *session) nextBehind(volume int, off, length int64) int64 {
+	c, next := &s.cache, off+length
+	if c.busy.Load() == 0 {
+		return next
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k := range c.pages {
+		if at := k.page * cachePageBytes; k.volume == uint16(volume) && at+cachePageBytes > off && at < next {
+			next = max(at, off)
+		}
+	}
+	return next
+}
+
+// flush answers when everything placed before it is durable, here and wherever it must be. Under mu; true: it is already.
+func (s *session) flush(o *op) bool {
+	b := s.writing
+	switch {
+	case s.open.builder.Len() > 0:
+		b = s.open
+	case b == nil && len(s.pending) > 0:
+		b = s.pending[len(s.pending)-1]
+	case b == nil:
+		return true
+	}
+	b.ops = append(b.ops, o)
+	return false
+}
+
+// keepPayload makes a frame's entries refer to the frame's own bytes instead of the initiators' buffers, which belong to them
+// again once they were answered.
+func (b *batch) keepPayload(encoded []byte) {
+	for i := range b.frame.Entries {
+		if e := &b.frame.Entries[i]; len(e.Data) > 0 {
+			e.Data = b.builder.Payload(encoded, i)
+		}
+	}
+}
+
+// sparesKept bounds the builders that are kept for the frames to come: one is filled, one written, one applied.
+const sparesKept = 3
+
+// takeSpare gives a builder for the next frame. Under mu.
+func (s *session) takeSpare() *journal.Builder {
+	n := len(s.spares)
+	if n == 0 {
+		return journal.NewBuilder()
+	}
+	b := s.spares[n-1]
+	s.spares = s.spares[:n-1]
+	return b
+}
+
+// giveSpare takes a frame's builder back. Under mu.
+func (s *session) giveSpare(b *batch) {
+	if b.builder != nil && len(s.spares) < sparesKept {
+		s.spares = append(s.spares, b.builder)
+	}
+	b.builder = nil
+}
