@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -147,6 +149,10 @@ func (v *groupView) print(cmd *cobra.Command) error {
 		for _, t := range c.Targets {
 			fmt.Fprintf(w, "\tto %s: %s\n", t.Site, targetText(t))
 		}
+		if c.Error != "" {
+			fmt.Fprintf(w, "\tstopped: %s\n", c.Error)
+		}
+		printHeld(w, c)
 		if c.PolicyError != "" {
 			fmt.Fprintf(w, "\tchanged policy not adopted: %s\n", c.PolicyError)
 		}
@@ -168,4 +174,11 @@ func (v *groupView) print(cmd *cobra.Command) error {
 		fmt.Fprintf(w, "problem\t%s\n", p)
 	}
 	return w.Flush()
+}
+
+// printHeld tells what writing waits for.
+func printHeld(w io.Writer, c api.GroupStatus) {
+	for _, h := range c.Held {
+		fmt.Fprintf(w, "\twaits for the %s since %s: %s\n", h.Reason, h.Since.Local().Format(time.TimeOnly), h.Detail)
+	}
 }

@@ -212,6 +212,14 @@ func asAsked(st api.GroupStatus, d api.GroupDesired) bool {
 
 // targetText is a target's state in words.
 func targetText(t api.TargetStatus) string {
+	text := targetState(t)
+	if t.State != api.TargetStreaming && t.Error != "" {
+		text += ": " + t.Error
+	}
+	return text
+}
+
+func targetState(t api.TargetStatus) string {
 	switch {
 	case t.Mode == domain.ModeSync && t.InSync:
 		return "sync, in sync"

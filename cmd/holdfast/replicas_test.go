@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,8 +15,10 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/pkg/initiator"
 	"github.com/holdfast-dr/holdfast/pkg/natsd"
+	"github.com/holdfast-dr/holdfast/pkg/telemetry"
 	"github.com/holdfast-dr/holdfast/services/replicator"
 )
 
@@ -25,6 +29,10 @@ type replicas struct {
 	urls map[domain.SiteID]string
 	dirs map[domain.SiteID]string
 	stop map[domain.SiteID]func()
+	// sees is how a site's replicator reaches the others; without an entry as urls say.
+	sees    map[domain.SiteID]map[domain.SiteID]string
+	metrics map[domain.SiteID]string // address of a replicator's page
+	def     api.GroupDesired
 
 	mu     sync.Mutex
 	holder domain.SiteID
@@ -34,9 +42,9 @@ type replicas struct {
 
 const replicaBytes = 16 << 20
 
-func newReplicas(t *testing.T, mode domain.Mode) *replicas {
+func newReplicas(t *testing.T, mode domain.Mode, change ...func(*domain.Group)) *replicas {
 	t.Helper()
-	r := &replicas{t: t, urls: map[domain.SiteID]string{}, dirs: map[domain.SiteID]string{}, stop: map[domain.SiteID]func(){}, inSync: []domain.SiteID{"a"}}
+	r := &replicas{t: t, urls: map[domain.SiteID]string{}, dirs: map[domain.SiteID]string{}, stop: map[domain.SiteID]func(){}, metrics: map[domain.SiteID]string{}, inSync: []domain.SiteID{"a"}}
 	if mode == domain.ModeSync {
 		r.inSync = append(r.inSync, "b")
 	}
@@ -58,21 +66,30 @@ func newReplicas(t *testing.T, mode domain.Mode) *replicas {
 		t.Fatal(err)
 	}
 	for _, site := range []domain.SiteID{"a", "b"} {
-		r.desire(site, mode)
+		r.desire(site, mode, change)
 	}
 	return r
 }
 
 // desire answers for a site's quorum, and writes the group's definition there.
-func (r *replicas) desire(site domain.SiteID, mode domain.Mode) {
+func (r *replicas) desire(site domain.SiteID, mode domain.Mode, change []func(*domain.Group)) {
 	r.t.Helper()
 	local := r.dial(site).Local()
 	err := local.Serve(r.t.Context(), api.ServiceQuorum, map[string]bus.Endpoint{api.VerbLease: bus.Answer(r.lease(site)), api.VerbInSync: bus.Answer(r.change(site))})
 	if err == nil {
+		err = local.Serve(r.t.Context(), api.ServiceFailover, map[string]bus.Endpoint{api.VerbGroupList: bus.Answer(func(context.Context, api.Empty) (api.GroupList, error) {
+			return api.GroupList{Groups: []api.GroupDesired{r.def}}, nil
+		})})
+	}
+	if err == nil {
 		err = local.EnsureAssets(r.t.Context())
 	}
-	def, merr := json.Marshal(api.GroupDesired{Group: domain.Group{ID: "erp", Home: "a", Targets: []domain.Target{{Site: "b", Mode: mode}},
-		OnTargetLoss: domain.TargetLossDegrade, Volumes: []domain.Volume{{ID: "data", SizeBytes: replicaBytes}}}})
+	r.def = api.GroupDesired{Site: "a", Group: domain.Group{ID: "erp", Home: "a", Targets: []domain.Target{{Site: "b", Mode: mode}},
+		OnTargetLoss: domain.TargetLossDegrade, Volumes: []domain.Volume{{ID: "data", SizeBytes: replicaBytes}}}}
+	for _, f := range change {
+		f(&r.def.Group)
+	}
+	def, merr := json.Marshal(r.def)
 	if err == nil && merr == nil {
 		_, err = local.CompareAndSwap(r.t.Context(), api.BucketDesired, "group.erp", def, 0)
 	}
@@ -101,9 +118,11 @@ func (r *replicas) change(site domain.SiteID) func(context.Context, api.InSyncRe
 	}
 }
 
-func (r *replicas) dial(site domain.SiteID) *bus.Mesh {
+func (r *replicas) dial(site domain.SiteID) *bus.Mesh { return r.dialBy(site, r.urls) }
+
+func (r *replicas) dialBy(site domain.SiteID, urls map[domain.SiteID]string) *bus.Mesh {
 	r.t.Helper()
-	m, err := bus.Dial(bus.Config{Site: site, Service: "test", URLs: r.urls})
+	m, err := bus.Dial(bus.Config{Site: site, Service: "test", URLs: urls})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -114,16 +133,33 @@ func (r *replicas) dial(site domain.SiteID) *bus.Mesh {
 	return m
 }
 
-// start runs a site's replicator until its stop.
+// start runs a site's replicator until its stop, and waits until the group is open there.
 func (r *replicas) start(site domain.SiteID) {
 	r.t.Helper()
+	r.launch(site)
+	r.until("the group is open at "+string(site), func() bool {
+		st, err := ask1[api.ReplicatorStatus](r, site, api.VerbStatus, api.GroupRequest{})
+		return err == nil && len(st.Groups) == 1 && st.Groups[0].Error == ""
+	})
+}
+
+func (r *replicas) launch(site domain.SiteID) {
+	r.t.Helper()
 	ctx, cancel := context.WithCancel(r.t.Context())
-	m := r.dial(site)
+	urls := r.urls
+	if r.sees[site] != nil {
+		urls = r.sees[site]
+	}
+	m := r.dialBy(site, urls)
+	registry := telemetry.NewRegistry(site, api.ServiceReplicator, telemetry.NewHealth(site, api.ServiceReplicator))
 	ended := make(chan error, 1)
 	go func() {
 		ended <- replicator.Run(ctx, replicator.Config{Site: site, DataDir: r.dirs[site], ISCSIListen: "127.0.0.1:0", JournalBytes: 16 << 20,
-			Timing: replicator.Timing{Pull: 50 * time.Millisecond, Retry: 50 * time.Millisecond}}, replicator.Deps{Mesh: m})
+			Timing: replicator.Timing{Pull: 50 * time.Millisecond, Retry: 50 * time.Millisecond}}, replicator.Deps{Mesh: m, Metrics: registry.For(api.ServiceReplicator)})
 	}()
+	page := httptest.NewServer(http.StripPrefix("/metrics", registry.Handler()))
+	r.t.Cleanup(page.Close)
+	r.metrics[site] = strings.TrimPrefix(page.URL, "http://")
 	r.stop[site] = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -131,10 +167,6 @@ func (r *replicas) start(site domain.SiteID) {
 		}
 	})
 	r.t.Cleanup(r.stop[site])
-	r.until("the group is open at "+string(site), func() bool {
-		st, err := ask1[api.ReplicatorStatus](r, site, api.VerbStatus, api.GroupRequest{})
-		return err == nil && len(st.Groups) == 1 && st.Groups[0].Error == ""
-	})
 }
 
 func ask1[Resp, Req any](r *replicas, site domain.SiteID, verb string, req Req) (Resp, error) {
@@ -178,6 +210,35 @@ func (r *replicas) follows(primary domain.SiteID) {
 		return err == nil && len(st.Groups) == 1 && len(st.Groups[0].Targets) == 1 && st.Groups[0].Targets[0].State == api.TargetStreaming &&
 			st.Groups[0].Targets[0].DurableLSN >= st.Groups[0].HeadLSN
 	})
+}
+
+// shows reports whether holdfast group show says something.
+func (r *replicas) shows(text string) bool {
+	o := holdfast(r.t.Context(), "group", "show", "erp", "--config", r.file)
+	return strings.Contains(o.stdout, text)
+}
+
+// measures reports whether a site's replicator has one series of a metric with these labels, and that value.
+func (r *replicas) measures(site domain.SiteID, want float64, name string, labels ...string) bool {
+	m, err := scrape(r.t.Context(), r.metrics[site])
+	return err == nil && m.is(want, name, labels...) == nil
+}
+
+// publishes waits for an event of a site that says something.
+func (r *replicas) publishes(site domain.SiteID, fact, begins string) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 30*time.Second)
+	defer cancel()
+	found := false
+	_ = r.dial(site).Local().FollowEvents(ctx, nil, bus.FromStart, func(_ context.Context, _ event.Event, f event.Fact) {
+		if c, ok := f.(*event.ReplicaChanged); ok && c.Fact == fact && strings.HasPrefix(c.Detail, begins) {
+			found = true
+			cancel()
+		}
+	})
+	if !found {
+		r.t.Fatalf("site %s published no %s that begins with %q", site, fact, begins)
+	}
 }
 
 func (r *replicas) until(what string, cond func() bool) {

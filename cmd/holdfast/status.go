@@ -131,6 +131,7 @@ func printStatus(out io.Writer, all []siteStatus) error {
 				fmt.Fprintf(w, "\t%s\tkept aside: %d writes, %d bytes of epoch %s in %s\n", s.Site, q.Writes, q.Bytes, q.Epoch, q.Path)
 			}
 			printProgress(w, g)
+			printHeld(w, g)
 			if g.Error != "" {
 				fmt.Fprintf(w, "\t%s\terror: %s\n", s.Site, g.Error)
 			}

@@ -135,8 +135,26 @@ type GroupStatus struct {
 	// Policy is the version of desired state that the copy goes by; PolicyError says why it does not go by a newer one.
 	Policy      PolicyVersion `json:"policy,omitzero"`
 	PolicyError string        `json:"policy_error,omitempty"`
+	Held        []Held        `json:"held,omitempty"` // what writing waits for; nothing is lost meanwhile
 	Error       string        `json:"error,omitempty"`
 }
+
+// Held is a reason for which what a copy is to write waits. It goes on by itself.
+type Held struct {
+	Reason string    `json:"reason"` // disk, journal or target
+	Since  time.Time `json:"since"`
+	Detail string    `json:"detail"` // in words
+}
+
+// What writing may wait for.
+const (
+	HeldByDisk    = "disk"    // the disk that holds the volumes has no room
+	HeldByJournal = "journal" // the ring is full
+	HeldByTarget  = "target"  // a synchronous target does not answer, and is waited for
+)
+
+// HeldReasons lists every reason.
+func HeldReasons() []string { return []string{HeldByDisk, HeldByJournal, HeldByTarget} }
 
 // PolicyVersion counts the changes of a group's desired state: the higher epoch, then the higher version, is the newer.
 type PolicyVersion struct {
@@ -179,6 +197,7 @@ type TargetStatus struct {
 	SentBytes      uint64      `json:"sent_bytes"`
 	SentFrameBytes uint64      `json:"sent_frame_bytes"`
 	RateLimit      domain.Rate `json:"rate_limit_bytes_per_second,omitempty"` // now
+	Breaks         uint64      `json:"breaks"`                                // times that the stream to it broke off since this site became primary
 	Loss           TargetLoss  `json:"loss"`                                  // if the primary died now and this target went on
 }
 

@@ -114,6 +114,16 @@ func exampleReplica(fact string) ReplicaChanged {
 		r.Detail = exampleLoss().Text
 	case "demoted", "target_lost", "target_streaming":
 		r.Target = "a"
+	case "target_stalled":
+		r.Target, r.Detail = "a", "3 times since it was told last: target a is silent for 2.1s: unavailable"
+	case "target_overflowed":
+		r.Target, r.Detail = "a", "the ring let go of what it lacks; which blocks that is, is noted"
+	case "held":
+		r.Detail = "disk: apply LSN 1043: no space left on device"
+	case "resumed":
+		r.Detail = "disk: after 42.2s"
+	case "copy_failed":
+		r.Detail = "apply to the volumes: input/output error"
 	case "resync_started", "resync_completed", "resync_progressed":
 		r.Target, r.Bytes, r.Volume = "a", 196608, 128<<20
 	case "target_ended":

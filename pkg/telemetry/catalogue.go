@@ -40,6 +40,7 @@ const (
 	GroupWriteBytes  = "holdfast_group_write_bytes_per_second"
 	GroupWrites      = "holdfast_group_writes_per_second"
 	GroupRewritten   = "holdfast_group_rewritten_ratio"
+	GroupHeld        = "holdfast_group_held"
 	JournalUsed      = "holdfast_journal_used_bytes"
 	JournalSize      = "holdfast_journal_size_bytes"
 	JournalFill      = "holdfast_journal_fill_ratio"
@@ -57,6 +58,17 @@ const (
 	ReplicationState       = "holdfast_replication_target_state"
 	ReplicationResyncSent  = "holdfast_replication_resync_sent_bytes"
 	ReplicationResyncWhole = "holdfast_replication_resync_size_bytes"
+	ReplicationBreaks      = "holdfast_replication_breaks"
+
+	Checkpoints      = "holdfast_checkpoints"
+	CheckpointBytes  = "holdfast_checkpoint_bytes"
+	CheckpointOldest = "holdfast_checkpoint_oldest_seconds"
+	CheckpointNewest = "holdfast_checkpoint_newest_seconds"
+
+	VerifyRunning = "holdfast_verify_running"
+	VerifyAge     = "holdfast_verify_age_seconds"
+	VerifyDiffer  = "holdfast_verify_differ_bytes"
+	VerifyHealed  = "holdfast_verify_healed_bytes"
 
 	ISCSICommands = "holdfast_iscsi_commands_total"
 	ISCSIBytes    = "holdfast_iscsi_bytes_total"
@@ -127,6 +139,7 @@ func replicatorMetrics() []Metric {
 		gauge(GroupWriteBytes, []string{"group", "stat"}, "Frame bytes that the group wrote a second over the last hour: mean, p50, p95, p99 and max. Told by the primary."),
 		gauge(GroupWrites, []string{"group", "stat"}, "Changes that the group made a second over the last hour: mean, p50, p95, p99 and max. Told by the primary."),
 		gauge(GroupRewritten, group, "Part of the written blocks that had been written in the same minute already, over the last week, about. Told by the primary."),
+		gauge(GroupHeld, []string{"group", "reason"}, "1 while what the copy is to write waits: for room on the disk (disk), for room in the ring (journal), or, at a primary, for a synchronous target that does not answer (target)."),
 		gauge(JournalUsed, group, "Bytes of the journal that are in use."),
 		gauge(JournalSize, group, "Size of the journal."),
 		gauge(JournalFill, group, "Part of the journal that is in use, 0 to 1."),
@@ -143,6 +156,15 @@ func replicatorMetrics() []Metric {
 		gauge(ReplicationState, []string{"group", "target", "state"}, "1 for the target's state: connecting, resync, streaming, lagging, overflow or lost. Told by the primary."),
 		gauge(ReplicationResyncSent, target, "Bytes that the last resync has sent so far. Told by the primary."),
 		gauge(ReplicationResyncWhole, target, "Bytes that the last resync has to send in all. Told by the primary."),
+		gauge(ReplicationBreaks, target, "Times that the stream to the target broke off since the site became primary. Told by the primary."),
+		gauge(Checkpoints, group, "Checkpoints that the copy can be read and promoted at. Told by a target."),
+		gauge(CheckpointBytes, group, "Bytes that the copy's checkpoints take on the disk. Told by a target."),
+		gauge(CheckpointOldest, group, "Age of the oldest checkpoint: how far back the copy reaches. Not there while there is none. Told by a target."),
+		gauge(CheckpointNewest, group, "Age of the newest checkpoint. Not there while there is none. Told by a target."),
+		gauge(VerifyRunning, target, "1 while the target's copy is being compared. Told by the primary, from the first comparison on."),
+		gauge(VerifyAge, target, "Time since the last comparison of the target's copy ended, if it came to its end. Told by the primary."),
+		gauge(VerifyDiffer, target, "Bytes that the last comparison found at the target other than at the primary. Told by the primary."),
+		gauge(VerifyHealed, target, "Of these, bytes that were written again and are right now. Told by the primary."),
 		{Name: ISCSICommands, Kind: KindCounter, Service: "replicator", Labels: []string{"group", "volume", "op", "status"},
 			Help: "SCSI commands answered, by operation (read, write, flush, other) and status (good, check_condition, refused, aborted)."},
 		{Name: ISCSIBytes, Kind: KindCounter, Service: "replicator", Labels: []string{"group", "volume", "op"}, Help: "Bytes read and written by commands that ended well."},

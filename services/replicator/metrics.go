@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"slices"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
@@ -62,7 +63,9 @@ func (s *service) tellMetrics(m *telemetry.Metrics) {
 		telemetry.JournalUsed, telemetry.JournalSize, telemetry.JournalFill, telemetry.ReplicationRPO, telemetry.ReplicationRPOTarget, telemetry.ReplicationLagSeconds,
 		telemetry.ReplicationLagBytes, telemetry.ReplicationInSync, telemetry.ReplicationState, telemetry.ReplicationResyncSent, telemetry.ReplicationResyncWhole,
 		telemetry.ISCSISessions, telemetry.GroupWriteBytes, telemetry.GroupWrites, telemetry.GroupRewritten,
-		telemetry.ReplicationLossWrites, telemetry.ReplicationLossBytes, telemetry.TakeoverLossWrites, telemetry.TakeoverLossBytes, telemetry.TakeoverLossSeconds}, func(set telemetry.Set) {
+		telemetry.ReplicationLossWrites, telemetry.ReplicationLossBytes, telemetry.TakeoverLossWrites, telemetry.TakeoverLossBytes, telemetry.TakeoverLossSeconds, telemetry.GroupHeld,
+		telemetry.ReplicationBreaks, telemetry.Checkpoints, telemetry.CheckpointBytes, telemetry.CheckpointOldest, telemetry.CheckpointNewest,
+		telemetry.VerifyRunning, telemetry.VerifyAge, telemetry.VerifyDiffer, telemetry.VerifyHealed}, func(set telemetry.Set) {
 		sessions := map[string]int{}
 		for _, ss := range s.portal.srv.Sessions() {
 			sessions[s.portal.URL(ss.Target)]++
@@ -79,6 +82,7 @@ func (s *service) tellMetrics(m *telemetry.Metrics) {
 				measureWrites(set, open.Writes())
 			default:
 				measureTakeover(set, g.Group, open.Estimate())
+				measureCheckpoints(set, open.Checkpoints())
 			}
 		}
 	})
@@ -89,6 +93,29 @@ func measureTakeover(set telemetry.Set, g domain.GroupID, e api.LossEstimate) {
 		set(telemetry.TakeoverLossWrites, float64(e.Writes), string(g))
 		set(telemetry.TakeoverLossBytes, float64(e.Bytes), string(g))
 		set(telemetry.TakeoverLossSeconds, e.Seconds, string(g))
+	}
+}
+
+func measureCheckpoints(set telemetry.Set, l api.CheckpointList) {
+	g := string(l.Group)
+	set(telemetry.Checkpoints, float64(len(l.Checkpoints)), g)
+	set(telemetry.CheckpointBytes, float64(l.Bytes), g)
+	if n := len(l.Checkpoints); n > 0 {
+		set(telemetry.CheckpointOldest, time.Since(l.Checkpoints[0].Time).Seconds(), g)
+		set(telemetry.CheckpointNewest, time.Since(l.Checkpoints[n-1].Time).Seconds(), g)
+	}
+}
+
+// measureVerify tells of the last comparison with each target; its age only of one that came to its end.
+func measureVerify(set telemetry.Set, g string, all []api.VerifyStatus) {
+	for _, v := range all {
+		site := string(v.Target)
+		set(telemetry.VerifyRunning, telemetry.Bool(v.Running), g, site)
+		set(telemetry.VerifyDiffer, float64(v.Differ), g, site)
+		set(telemetry.VerifyHealed, float64(v.Healed), g, site)
+		if !v.Running && v.Error == "" {
+			set(telemetry.VerifyAge, time.Since(v.Ended).Seconds(), g, site)
+		}
 	}
 }
 
@@ -118,6 +145,10 @@ func measureGroup(set telemetry.Set, st api.GroupStatus) {
 		kept += q.Writes
 	}
 	set(telemetry.GroupQuarantined, float64(kept), g)
+	for _, reason := range api.HeldReasons() {
+		held := slices.ContainsFunc(st.Held, func(h api.Held) bool { return h.Reason == reason })
+		set(telemetry.GroupHeld, telemetry.Bool(held), g, reason)
+	}
 	if st.JournalSize > 0 { // not opened: there is no journal to speak of
 		set(telemetry.JournalUsed, float64(st.JournalUsed), g)
 		set(telemetry.JournalSize, float64(st.JournalSize), g)
@@ -127,6 +158,7 @@ func measureGroup(set telemetry.Set, st api.GroupStatus) {
 		return
 	}
 	set(telemetry.ReplicationRPOTarget, st.RPOTarget, g)
+	measureVerify(set, g, st.Verify)
 	for _, t := range st.Targets {
 		site := string(t.Site)
 		set(telemetry.ReplicationRPO, t.RPOSeconds, g, site)
@@ -140,6 +172,7 @@ func measureGroup(set telemetry.Set, st api.GroupStatus) {
 		for _, state := range api.TargetStates() {
 			set(telemetry.ReplicationState, telemetry.Bool(t.State == state), g, site, state)
 		}
+		set(telemetry.ReplicationBreaks, float64(t.Breaks), g, site)
 		set(telemetry.ReplicationResyncSent, float64(t.ResyncBytes), g, site)
 		set(telemetry.ReplicationResyncWhole, float64(t.ResyncTotal), g, site)
 	}

@@ -3,6 +3,7 @@
 package replicator
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
 	"github.com/holdfast-dr/holdfast/services/replicator/group"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
 )
 
@@ -236,34 +238,82 @@ func (s *service) desired(ctx context.Context, e bus.Entry) {
 	s.wg.Go(func() { s.open(ctx, d.Group) })
 }
 
-// adopt has a group go by a changed definition. It waits for what changes the group's part now.
-func (s *service) adopt(ctx context.Context, g *group.Group, d api.GroupDesired) {
-	if err := g.Adopt(ctx, d); err != nil && ctx.Err() == nil {
-		s.log.Error("changed policy not adopted", "group", string(d.Group.ID), "error", err)
+// retryMost is the longest time between two attempts at what did not go and may yet.
+const retryMost = 30 * time.Second
+
+// retryFirst is the time between the first two; each further one is twice as long.
+func (s *service) retryFirst() time.Duration { return cmp.Or(s.cfg.Timing.Retry, time.Second) }
+
+// adopter is a group's copy, as far as it takes a changed policy.
+type adopter interface {
+	Adopt(ctx context.Context, d api.GroupDesired) error
+}
+
+// adopt has a group go by a changed definition, again and again until it does, or there is a newer one. It waits for what
+// changes the group's part now.
+func (s *service) adopt(ctx context.Context, g adopter, d api.GroupDesired) {
+	told := ""
+	for wait := s.retryFirst(); ; wait = min(2*wait, retryMost) {
+		err := g.Adopt(ctx, d)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		if err.Error() != told {
+			told = err.Error()
+			s.log.Error("changed policy not adopted yet", "group", string(d.Group.ID), "error", err)
+		}
+		if clock.Sleep(ctx, wait) != nil || !s.isNewest(d) {
+			return
+		}
 	}
 }
 
+// isNewest reports whether no newer definition of the group is known.
+func (s *service) isNewest(d api.GroupDesired) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.newest[d.Group.ID]
+	return n.Epoch == d.Epoch && n.Version == d.Version
+}
+
+// open opens a group's copy. Where the disk is full it tries again: recovery writes to the volumes. Everything else that is wrong
+// with a copy a person has to mend.
 func (s *service) open(ctx context.Context, def domain.Group) {
-	g, err := group.Open(ctx, group.Config{
+	for wait := s.retryFirst(); ; wait = min(2*wait, retryMost) {
+		g, err := s.openCopy(ctx, def)
+		full := vfs.IsFull(err)
+		if s.opened(ctx, def.ID, g, err, full); !full || clock.Sleep(ctx, wait) != nil {
+			return
+		}
+	}
+}
+
+func (s *service) openCopy(ctx context.Context, def domain.Group) (*group.Group, error) {
+	return group.Open(ctx, group.Config{
 		Site: s.cfg.Site, Dir: filepath.Join(s.cfg.DataDir, string(def.ID)), JournalBytes: s.cfg.JournalBytes, PipeBytes: s.cfg.PipeBytes,
 		Timing: s.cfg.Timing, Mesh: s.deps.Mesh, Portal: s.portal, Events: s.events, Tracer: s.tracer, Logger: s.log,
 		ScrubEvery: s.cfg.ScrubEvery, ResyncPace: s.resyncPace, ScrubPace: s.scrubPace,
 		Meter: func(v domain.VolumeID) target.Meter { return s.meters.volume(def.ID, v) },
 	}, def)
+}
+
+// opened keeps how opening a copy ended; again: it is tried once more.
+func (s *service) opened(ctx context.Context, id domain.GroupID, g *group.Group, err error, again bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.opening, def.ID)
+	s.opening[id] = again
 	if err != nil {
 		if ctx.Err() == nil {
-			s.log.Error("group not opened", "group", string(def.ID), "error", err)
+			s.log.Error("group not opened", "group", string(id), "again", again, "error", err)
 		}
-		s.faults[def.ID] = err
+		s.faults[id] = err
 		return
 	}
-	s.groups[def.ID] = g
-	newest := s.newest[def.ID] // it may have changed while the group was opened
+	delete(s.faults, id)
+	s.groups[id] = g
+	newest := s.newest[id] // it may have changed while the group was opened
 	s.wg.Go(func() { s.adopt(ctx, g, newest) })
-	s.log.Info("group opened", "group", string(def.ID))
+	s.log.Info("group opened", "group", string(id))
 }
 
 // find gives a group that is open here.

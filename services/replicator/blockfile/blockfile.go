@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -214,9 +213,6 @@ func (f *File) Close() error {
 	}
 	return f.f.Close()
 }
-
-// IsFull reports whether an error says that there is no space left.
-func IsFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 func retryInterrupted(f func() error) error {
 	for {

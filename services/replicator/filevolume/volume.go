@@ -19,6 +19,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/blockfile"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 	"github.com/holdfast-dr/holdfast/services/replicator/sparse"
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
 	"github.com/holdfast-dr/holdfast/services/replicator/whole"
@@ -378,7 +379,7 @@ func (v *Volume) fault(what string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case blockfile.IsFull(err):
+	case vfs.IsFull(err):
 		return fmt.Errorf("%s volume %s: %w: %w", what, v.path, target.ErrNoSpace, err)
 	}
 	return fmt.Errorf("%s volume %s: %w: %w", what, v.path, target.ErrMedium, err)

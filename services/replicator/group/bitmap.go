@@ -28,7 +28,14 @@ func (s *store) bitmapPath(site domain.SiteID) string {
 func (s *store) saveBitmap(site domain.SiteID, d *dirtyMap) error {
 	b := binary.LittleEndian.AppendUint64(nil, uint64(d.base))
 	b = binary.LittleEndian.AppendUint64(b, uint64(d.upto))
-	if err := writeDurably(s.bitmapPath(site), append(b, d.set.Encode()...)); err != nil {
+	var err error
+	if s.failpoint != nil {
+		err = s.failpoint("bitmap")
+	}
+	if err == nil {
+		err = writeDurably(s.bitmapPath(site), append(b, d.set.Encode()...))
+	}
+	if err != nil {
 		return fmt.Errorf("save dirty bitmap of target %s: %w", site, err)
 	}
 	return nil

@@ -7,12 +7,13 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/extent"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 )
 
 // track is what a primary owes one target: everything after floor, which the ring holds, or the bitmap covers.
 type track struct {
 	mu    sync.Mutex
-	floor domain.LSN // the target's journal holds everything up to here
+	floor domain.LSN // the target's journal holds everything up to here, or nothing is known of what it lacks up to here
 	dirty *dirtyMap  // nil while the ring alone covers what the target lacks
 	// fresh, during a resync, collects the blocks of changes after cut that left the ring.
 	cut   domain.LSN
@@ -65,7 +66,16 @@ func (s *store) overflow(site domain.SiteID, t *track, upto domain.LSN) error {
 		}
 	}
 	d.upto = upto
-	if err := s.saveBitmap(site, d); err != nil {
+	err := s.saveBitmap(site, d)
+	if vfs.IsFull(err) {
+		// Nobody waits for room: without a bitmap nothing tells what the target lacks, and its resync compares everything.
+		if s.untracked != nil {
+			s.untracked(site, upto, err)
+		}
+		d, err = nil, s.dropBitmap(site)
+		t.floor = upto
+	}
+	if err != nil {
 		return err
 	}
 	t.dirty = d

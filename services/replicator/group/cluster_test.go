@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -181,6 +182,8 @@ type node struct {
 	id     domain.SiteID
 	srv    *natsd.Server
 	dir    string
+	nats   string       // the server's folder
+	mute   bool         // see cluster
 	skew   atomic.Int64 // added to the clock of the leases
 	fail   atomic.Pointer[func(string) error]
 	portal *fakePortal
@@ -191,12 +194,31 @@ type node struct {
 	g      *Group
 }
 
+func (n *node) serveNATS(listen string) {
+	n.t.Helper()
+	srv, err := natsd.Start(natsd.Config{Site: n.id, Listen: listen, StoreDir: n.nats})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.srv = srv
+}
+
+// restartNATS ends a site's server and starts it anew at the same address.
+func (n *node) restartNATS() {
+	n.t.Helper()
+	address := strings.TrimPrefix(n.srv.URL(), "nats://")
+	n.srv.Stop()
+	n.serveNATS(address)
+}
+
 type cluster struct {
 	t     *testing.T
 	def   domain.Group
 	pace  Timing // of the sites booted from now on
 	scrub time.Duration
-	rate  int64 // of resyncs, bytes a second
+	rate  int64         // of resyncs, bytes a second
+	pipe  int64         // bytes of a pipe
+	mute  domain.SiteID // answers for no sums, as before there were any
 	quo   *register
 	nodes map[domain.SiteID]*node
 	urls  map[domain.SiteID]string
@@ -214,7 +236,7 @@ func newCluster(t *testing.T, modes ...domain.Mode) *cluster {
 	t.Helper()
 	def := domain.Group{ID: "erp", Home: "a", Durability: domain.DurabilityStrict, OnTargetLoss: domain.TargetLossDegrade,
 		Volumes: []domain.Volume{{ID: "data", SizeBytes: volumeBytes}, {ID: "log", SizeBytes: volumeBytes}}}
-	c := &cluster{t: t, pace: fastTiming, quo: &register{left: 30 * time.Second, inSync: []domain.SiteID{"a"}}, nodes: map[domain.SiteID]*node{}, urls: map[domain.SiteID]string{}}
+	c := &cluster{t: t, pipe: 16 << 20, pace: fastTiming, quo: &register{left: 30 * time.Second, inSync: []domain.SiteID{"a"}}, nodes: map[domain.SiteID]*node{}, urls: map[domain.SiteID]string{}}
 	for i, m := range modes {
 		site := domain.SiteID(rune('b' + i))
 		def.Targets = append(def.Targets, domain.Target{Site: site, Mode: m})
@@ -224,13 +246,10 @@ func newCluster(t *testing.T, modes ...domain.Mode) *cluster {
 	}
 	c.def = def
 	for _, site := range def.SitesOf() {
-		srv, err := natsd.Start(natsd.Config{Site: site, Listen: "127.0.0.1:0", StoreDir: t.TempDir()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(srv.Stop)
-		c.urls[site] = srv.URL()
-		c.nodes[site] = &node{t: t, id: site, srv: srv, dir: t.TempDir()}
+		n := &node{t: t, id: site, dir: t.TempDir(), nats: t.TempDir()}
+		n.serveNATS("127.0.0.1:0")
+		t.Cleanup(func() { n.srv.Stop() })
+		c.urls[site], c.nodes[site] = n.srv.URL(), n
 	}
 	for _, site := range def.SitesOf() {
 		c.quorum(site)
@@ -277,7 +296,7 @@ func (c *cluster) boot(sites ...domain.SiteID) {
 		if n.facts == nil {
 			n.facts = &facts{}
 		}
-		cfg := Config{Site: site, Dir: n.dir, JournalBytes: 16 << 20, PipeBytes: 16 << 20, Timing: c.pace, Mesh: n.mesh, Portal: n.portal, Events: n.facts, ScrubEvery: c.scrub, ResyncPace: NewPace(c.rate),
+		cfg := Config{Site: site, Dir: n.dir, JournalBytes: 16 << 20, PipeBytes: c.pipe, Timing: c.pace, Mesh: n.mesh, Portal: n.portal, Events: n.facts, ScrubEvery: c.scrub, ResyncPace: NewPace(c.rate),
 			Tracer: noop.NewTracerProvider().Tracer(""), Logger: slog.New(logTo{c.t, site}),
 			Now: func() clock.Time { return clock.Now() + clock.Time(n.skew.Load()) },
 			failpoint: func(place string) error {
@@ -292,6 +311,7 @@ func (c *cluster) boot(sites ...domain.SiteID) {
 			c.t.Fatalf("boot %s: %v", site, err)
 		}
 		n.g = g
+		n.mute = c.mute == site
 		n.listen(ctx, g)
 		c.t.Cleanup(func() { c.kill(site) })
 	}
@@ -315,7 +335,7 @@ func (n *node) listen(ctx context.Context, g *Group) {
 		err = n.mesh.Local().Handle(ctx, api.QuerySubject(n.id, api.ServiceReplicator, api.VerbResyncData),
 			func(_ context.Context, b []byte) ([]byte, error) { return nil, g.ResyncData(b) })
 	}
-	if err == nil {
+	if err == nil && !n.mute {
 		err = n.mesh.Local().Handle(ctx, api.QuerySubject(n.id, api.ServiceReplicator, api.VerbResyncHash),
 			func(_ context.Context, b []byte) ([]byte, error) { return g.ResyncHash(b) })
 	}

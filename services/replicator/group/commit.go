@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
@@ -68,7 +69,9 @@ func (s *session) write(b *batch) error {
 		b.keepPayload(kept)
 	}
 	err := s.st.j.Append(enc)
+	held := errors.Is(err, journal.ErrFull)
 	for errors.Is(err, journal.ErrFull) {
+		s.g.heldBy(api.HeldByJournal, "the ring is full: "+s.whoLacks())
 		poke(s.kickCkpt)
 		select {
 		case <-s.released:
@@ -81,6 +84,9 @@ func (s *session) write(b *batch) error {
 	}
 	if err != nil {
 		return err
+	}
+	if held {
+		s.g.letOn(api.HeldByJournal)
 	}
 	s.window.durable(b.frame.LastLSN)
 	s.mu.Lock()
@@ -120,13 +126,29 @@ func (s *session) completeLoop() {
 	}
 }
 
-// apply brings a frame to the volumes.
+// apply brings a frame to the volumes. Where their disk is full, initiators wait for room: what they wrote is in the journal.
 func (s *session) apply(b *batch) error {
 	if b.whole {
 		s.whole.Begin()
 		defer s.whole.End()
 	}
-	return s.st.apply(&b.frame)
+	return s.g.roomy(s.ctx, func() error {
+		if !s.gate.open() {
+			return fmt.Errorf("wait for room under epoch %s: %w", s.epoch, domain.ErrNoLease)
+		}
+		return s.st.apply(&b.frame)
+	})
+}
+
+// whoLacks says what keeps the ring from letting go, for people.
+func (s *session) whoLacks() string {
+	applied := s.st.applied()
+	for site, t := range s.senders.all() {
+		if t.track.covered() < applied {
+			return fmt.Sprintf("target %s lacks what is in it", site)
+		}
+	}
+	return "it waits for the volumes to be flushed"
 }
 
 // ready is the oldest frame, if every required target has it.

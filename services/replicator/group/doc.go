@@ -49,6 +49,9 @@
 // # Failure cases
 //
 //   - An I/O error of the journal or a volume stops the group; its status says why; nothing is retried as success.
+//   - A volume without room (ENOSPC) is written to again and again: what it did not take is in the journal. Meanwhile it may show
+//     a part of a change, so no checkpoint is taken. The ring then fills, and whoever writes waits; nobody is told an error.
+//   - A bitmap that finds no room is given up, and the ring lets go all the same: the target's next resync compares everything.
 //   - A crash of either side during a resync leaves the target's old image and journal as they were; a durable marker
 //     makes the staged data and frames the new image, and a crash after it redoes the application.
 //   - A target that cannot follow costs the primary its ring, then one bit per 4 KiB, never time (async; unless the group says

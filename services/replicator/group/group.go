@@ -52,6 +52,7 @@ type Group struct {
 	overlays    map[domain.LSN]*overlay // open checkpoints
 	readers     map[domain.LSN]*reader  // checkpoints that are being read piece by piece
 
+	holds    holds
 	verifies map[domain.SiteID]*verify // the last one with each target
 	verified verified
 }
@@ -69,6 +70,7 @@ func Open(ctx context.Context, cfg Config, def domain.Group) (*Group, error) {
 		return nil, err
 	}
 	g.store = st
+	st.untracked = g.untracked
 	g.writes = rates.Open(filepath.Join(cfg.Dir, "rates"))
 	g.commit = st.applied()
 	if g.lastTime, err = st.lastTime(); err != nil {
@@ -145,6 +147,7 @@ func (g *Group) fail(err error) {
 	g.mu.Unlock()
 	if first {
 		g.log.Error("group stopped", "error", err)
+		g.publish(g.ctx, "copy_failed", g.store.fence(), g.store.last(), "", err.Error())
 	}
 	if s != nil {
 		s.fail(err)
@@ -160,6 +163,9 @@ func (g *Group) sessionEnded(s *session, began time.Time, cause error) {
 		return // killed
 	}
 	s.log.Warn("serving stopped", "reason", cause)
+	for _, reason := range api.HeldReasons() {
+		g.letOn(reason)
+	}
 	lsn := s.st.last()
 	g.mu.Lock()
 	g.session = nil
@@ -187,8 +193,7 @@ func (g *Group) publish(ctx context.Context, fact string, epoch domain.Epoch, ls
 
 func (g *Group) emit(ctx context.Context, f event.ReplicaChanged) {
 	id := fmt.Sprintf("%s-%d-%s-%s-%s-%d", g.id, f.Epoch, g.cfg.Site, f.Fact, f.Target, f.LSN)
-	if strings.HasPrefix(f.Fact, "checkpoint") || f.Fact == "target_lost" || f.Fact == "target_streaming" || strings.HasPrefix(f.Fact, "resync_") ||
-		f.Fact == "policy_adopted" || f.Fact == "target_ended" {
+	if !slices.Contains([]string{"promoted", "demoted", "fenced", "serving_stopped", "rolled_back"}, f.Fact) {
 		id += fmt.Sprintf("-%d", g.cfg.Now()) // these happen again
 	}
 	g.cfg.Events.Publish(ctx, id, f)
@@ -295,7 +300,7 @@ func (g *Group) Status() api.GroupStatus {
 	} else if out.Error == "" {
 		out.Error = err.Error()
 	}
-	out.Verify = g.verifyStatus()
+	out.Verify, out.Held = g.verifyStatus(), g.held()
 	if s != nil && s.gate.open() {
 		out.Role, out.Serving, out.Epoch, out.Disks = domain.RolePrimary, len(reply.Disks) > 0, s.epoch, reply.Disks
 		out.RPOTarget = g.store.policy().RPO.Seconds()

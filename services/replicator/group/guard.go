@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
@@ -92,6 +93,7 @@ func (s *session) watch() {
 	}
 	s.mu.Unlock()
 	t := s.g.cfg.Timing
+	s.tellLate(late, age)
 	for _, site := range late {
 		to := s.senders.get(site)
 		if to == nil || age <= t.TargetTimeout && (age <= t.LinkTimeout || to.conn.Connected()) {
@@ -100,6 +102,17 @@ func (s *session) watch() {
 		to.setLost(true)
 		s.register.lose(site, fmt.Sprintf("a write waited %s for it", age.Round(time.Millisecond)))
 	}
+}
+
+// tellLate says that writes wait for synchronous targets, when it is longer than one that goes is lost after: the policy is to
+// wait, or the register cannot be asked to let go.
+func (s *session) tellLate(late []domain.SiteID, age time.Duration) {
+	if len(late) == 0 || age <= s.g.cfg.Timing.TargetTimeout {
+		s.g.letOn(api.HeldByTarget)
+		return
+	}
+	slices.Sort(late)
+	s.g.heldBy(api.HeldByTarget, fmt.Sprintf("a write waits for synchronous target %v (on target loss: %s)", late, s.st.policy().OnTargetLoss))
 }
 
 // headLoop tells every target how far the primary is, for their estimates and so that they apply what is acknowledged.

@@ -235,8 +235,12 @@ func (s *store) point(lsn domain.LSN, at time.Time, kind, label string) history.
 	return history.Point{LSN: lsn, Epoch: lineage.EpochOf(s.lineage(), lsn), Time: at, Kind: kind, Label: label}
 }
 
-// take makes a checkpoint. The volumes show exactly the prefix that it names.
+// take makes a checkpoint. The volumes show exactly the prefix that it names; while they do not, for want of room, none is
+// taken.
 func (s *store) take(p history.Point) error {
+	if s.torn() {
+		return nil
+	}
 	s.past.taken = time.Now()
 	return s.hist.Take(p)
 }

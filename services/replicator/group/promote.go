@@ -163,8 +163,7 @@ func (g *Group) takeOver(ctx context.Context, epoch domain.Epoch, checkpoint dom
 		return err
 	}
 	if err := g.store.applyUpTo(g.store.last()); err != nil {
-		g.fail(err)
-		return err
+		return g.failUnlessFull(err)
 	}
 	if err := g.store.raiseEpoch(api.LineageEntry{Epoch: epoch, Site: g.cfg.Site, FirstLSN: g.store.last() + 1}, g.letGo); err != nil {
 		return err

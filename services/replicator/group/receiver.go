@@ -173,6 +173,7 @@ func (r *receiver) append(ctx context.Context, raw []byte) error {
 		if !errors.Is(err, journal.ErrFull) {
 			return fmt.Errorf("%w: %w", errBrokenStore, err)
 		}
+		r.g.heldBy(api.HeldByJournal, "the ring is full of what the volumes do not have yet")
 		poke(r.apply)
 		if err := r.checkpoint(1, true); err != nil {
 			return fmt.Errorf("%w: %w", errBrokenStore, err)
@@ -242,12 +243,18 @@ func (r *receiver) applyLoop(ctx context.Context) {
 		r.g.mu.Lock()
 		commit := r.g.commit
 		r.g.mu.Unlock()
-		err := r.st.applyUpTo(commit)
+		err := r.g.roomy(ctx, func() error { return r.st.applyUpTo(commit) })
+		if ctx.Err() != nil {
+			return
+		}
 		applied = time.Now()
 		if err == nil {
 			err = r.st.tickHistory()
 		}
 		used := r.st.used()
+		if used < nearlyFull {
+			r.g.letOn(api.HeldByJournal)
+		}
 		if err == nil && (used > pressureShare || time.Since(last) >= r.g.cfg.Timing.Checkpoint) {
 			last = time.Now()
 			err = r.checkpoint(used, false)

@@ -217,8 +217,7 @@ func (g *Group) ResyncBegin(ctx context.Context, req api.ResyncBegin) (api.Resyn
 	g.stopReceiver()
 	g.dropStage()
 	if err := g.applyAll(); err != nil {
-		g.fail(err)
-		return begun, fmt.Errorf("resync group %s: %w", g.id, err)
+		return begun, fmt.Errorf("resync group %s: %w", g.id, g.failUnlessFull(err))
 	}
 	st, err := g.store.beginStage(req.Epoch, req.Session)
 	if err != nil {
@@ -291,8 +290,10 @@ func (g *Group) ResyncCommit(ctx context.Context, req api.ResyncCommit) error {
 // made good at the next start.
 func (g *Group) install(st *stage, req api.ResyncCommit) {
 	// What was sent goes on from the end of this journal, not from where the volumes are.
-	if err := g.applyAll(); err != nil {
-		g.fail(err)
+	if err := g.roomy(g.ctx, g.applyAll); err != nil {
+		if g.ctx.Err() == nil {
+			g.fail(err)
+		}
 		return
 	}
 	if err := g.store.sealStage(st, req); err != nil {
@@ -306,8 +307,10 @@ func (g *Group) install(st *stage, req api.ResyncCommit) {
 	}
 	g.dropStage()
 	g.setStaging(true)
-	if err := g.store.applyStage(req, g.cfg.failpoint); err != nil {
-		g.fail(err)
+	if err := g.roomy(g.ctx, func() error { return g.store.applyStage(req, g.cfg.failpoint) }); err != nil {
+		if g.ctx.Err() == nil {
+			g.fail(err)
+		}
 		return
 	}
 	g.setStaging(false)

@@ -42,7 +42,11 @@ type sender struct {
 	total      uint64
 	pass       pass // of the last resync
 	err        error
-	caught     bool      // reported as streaming in this session
+	caught     bool      // reported as streaming, and not as stalled since
+	breaks     uint64    // times that the stream broke off in this session
+	toldBreaks uint64    // of these, when the last was told
+	toldAt     time.Time // when
+	noted      bool      // the ring let go of what it lacks, and that was told
 	moved      time.Time // when its position last grew
 	heard      time.Time // when it last told its position
 	committing bool      // a resync was sent whole; the target makes it its image
@@ -86,6 +90,7 @@ func (t *sender) run(ctx context.Context) {
 			t.s.fail(fmt.Errorf("target %s: %w: %w", t.site, errOvertaken, err))
 			return
 		}
+		t.tellStalled(ctx, err)
 		t.s.log.Debug("target not streaming", "target", string(t.site), "error", err)
 		pause := t.s.g.cfg.Timing.Retry
 		if errors.Is(err, errRejoin) {
@@ -97,9 +102,35 @@ func (t *sender) run(ctx context.Context) {
 	}
 }
 
+// tellStalled tells that a target which streamed does not any more, every now and then while that goes on happening. What ends
+// a stream in order is not told.
+func (t *sender) tellStalled(ctx context.Context, err error) {
+	if errors.Is(err, errRejoin) || errors.Is(err, errCommitted) || t.mode() == domain.ModeNone {
+		return
+	}
+	t.mu.Lock()
+	tell := t.caught && time.Since(t.toldAt) >= t.s.g.cfg.Timing.Progress
+	detail := err.Error()
+	if n := t.breaks - t.toldBreaks; tell {
+		if n > 1 {
+			detail = fmt.Sprintf("%d times since it was told last: %s", n, detail)
+		}
+		t.caught, t.toldAt, t.toldBreaks = false, time.Now(), t.breaks
+	}
+	at := t.acked
+	t.mu.Unlock()
+	if tell {
+		t.s.log.Warn("target stalled", "target", string(t.site), "error", err)
+		t.s.g.publish(ctx, "target_stalled", t.s.epoch, at, t.site, detail)
+	}
+}
+
 func (t *sender) disconnected(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.live && !errors.Is(err, errRejoin) {
+		t.breaks++
+	}
 	t.live, t.err = false, err
 	if t.state != api.TargetOverflow && !t.committing {
 		t.state = api.TargetConnecting
@@ -129,7 +160,14 @@ func (t *sender) setLost(lost bool) {
 
 // overflowed tells that the ring lets go of what this target lacks.
 func (t *sender) overflowed() {
-	t.setState(api.TargetOverflow)
+	t.mu.Lock()
+	t.state = api.TargetOverflow
+	first, at := !t.noted, t.acked
+	t.noted = true
+	t.mu.Unlock()
+	if first {
+		t.s.g.publish(t.s.ctx, "target_overflowed", t.s.epoch, at, t.site, "the ring let go of what it lacks; which blocks that is, is noted")
+	}
 	poke(t.wake)
 }
 
@@ -269,7 +307,7 @@ func (t *sender) status(head domain.LSN) api.TargetStatus {
 	if t.err != nil {
 		st.Error = t.err.Error()
 	}
-	st.Resync = t.resyncProgress()
+	st.Resync, st.Breaks = t.resyncProgress(), t.breaks
 	return st
 }
 

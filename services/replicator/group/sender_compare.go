@@ -3,6 +3,7 @@ package group
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -111,10 +112,17 @@ func (t *sender) openStage(ctx context.Context, session uint64, set *extent.Set,
 	t.s.log.Info("resync begins", "target", string(t.site), "bytes", set.Bytes(), "compare", whole || resumed > 0, "staged_bytes", resumed)
 	t.publishResync(ctx, "resync_started", cut, detail)
 	if whole || resumed > 0 {
-		if set, err = t.compare(ctx, session, set, uint64(resumed)); err != nil {
+		differ, err := t.compare(ctx, session, set, uint64(resumed))
+		switch {
+		case err == nil:
+			set = differ
+			t.s.log.Info("resync has compared", "target", string(t.site), "differ_bytes", set.Bytes())
+		case cannotCompare(err):
+			t.s.log.Warn("target cannot be compared with: everything is sent", "target", string(t.site), "bytes", set.Bytes(), "error", err)
+			t.publishResync(ctx, "resync_progressed", cut, fmt.Sprintf("the target tells no sums, so all %d bytes are sent: update its site, or renew its and this site's credentials (holdfast site rotate): %v", set.Bytes(), err))
+		default:
 			return nil, fmt.Errorf("compare: %w", err)
 		}
-		t.s.log.Info("resync has compared", "target", string(t.site), "differ_bytes", set.Bytes())
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -122,6 +130,10 @@ func (t *sender) openStage(ctx context.Context, session uint64, set *extent.Set,
 	t.pass.enter(api.ResyncSending, t.total)
 	return set, nil
 }
+
+// cannotCompare reports whether a target that lives does not answer for sums: its version is of before them, or a credential of
+// before them does not allow the question.
+func cannotCompare(err error) bool { return bus.Unanswered(err) || errors.Is(err, domain.ErrRefused) }
 
 // everything reports whether a set is all blocks of all volumes.
 func (t *sender) everything(set *extent.Set) bool {

@@ -192,7 +192,7 @@ func (t *sender) caughtUp(ctx context.Context, acked domain.LSN) {
 	}
 	t.mu.Lock()
 	first := !t.caught
-	t.caught, t.state, t.lost = true, api.TargetStreaming, false
+	t.caught, t.state, t.lost, t.noted = true, api.TargetStreaming, false, false
 	joining, join := t.joining, t.joinLSN
 	t.mu.Unlock()
 	if err := t.s.st.repaid(t.site, t.track, acked); err != nil {

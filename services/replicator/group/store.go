@@ -53,6 +53,10 @@ type store struct {
 	every time.Duration    // between two checkpoints of it; 0: none are taken
 	past  past
 
+	failpoint func(place string) error // of tests
+	// untracked is told that what a site lacks, up to an LSN, could not be noted; nil in tests.
+	untracked func(site domain.SiteID, upto domain.LSN, why error)
+
 	mu   sync.Mutex
 	meta meta
 	kept map[string]api.Quarantined // quarantine folders read so far; they never change
@@ -62,7 +66,7 @@ type store struct {
 // that had been committed is finished. Everything in the journal may have reached the volumes before a crash, so only all
 // of it gives a prefix again; and what a resync sent goes on from the journal's end.
 func openStore(ctx context.Context, cfg Config, g domain.Group) (*store, error) {
-	s := &store{group: g, dir: cfg.Dir, kept: map[string]api.Quarantined{}}
+	s := &store{group: g, dir: cfg.Dir, kept: map[string]api.Quarantined{}, failpoint: cfg.failpoint}
 	for _, v := range g.Volumes {
 		s.sizes = append(s.sizes, v.SizeBytes)
 	}
@@ -91,6 +95,9 @@ func (s *store) recover(ctx context.Context, cfg Config) error {
 		vol, err := openVolume(s.volumePath(v.ID), v.SizeBytes, rec.LastLSN == 0)
 		if err != nil {
 			return err
+		}
+		if cfg.failpoint != nil {
+			vol.full = func() error { return cfg.failpoint("volume write") }
 		}
 		s.vols = append(s.vols, vol)
 	}
@@ -276,6 +283,13 @@ func (s *store) applied() domain.LSN {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
 	return s.ap.Applied()
+}
+
+// torn reports whether the volumes show a part of a change.
+func (s *store) torn() bool {
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	return s.ap.Torn()
 }
 
 // push keeps a durable frame until it is known to be committed. Safe beside applyUpTo.

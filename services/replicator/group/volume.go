@@ -16,6 +16,7 @@ import (
 type volume struct {
 	f    *os.File
 	size int64
+	full func() error // in tests: no room for the rest of a write; nil: never
 }
 
 // openVolume opens the file, or makes it when create is set: also one that a kill left made and not yet sized. A file of
@@ -51,6 +52,12 @@ func (v *volume) ReadAt(p []byte, off int64) (int, error) { return v.f.ReadAt(p,
 func (v *volume) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || off+int64(len(p)) > v.size {
 		return 0, fmt.Errorf("write %d bytes at %d of %d: %w", len(p), off, v.size, domain.ErrInvalid)
+	}
+	if v.full != nil {
+		if err := v.full(); err != nil {
+			n, _ := v.f.WriteAt(p[:len(p)/2], off)
+			return n, err
+		}
 	}
 	return v.f.WriteAt(p, off)
 }
@@ -112,7 +119,7 @@ func writeDurably(path string, data []byte) error {
 	}
 	_, err = f.Write(data)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
+		return errors.Join(err, os.Remove(tmp)) // it would only take room
 	}
 	if err := os.Rename(tmp, path); err != nil {
 		return err

@@ -304,7 +304,7 @@ func (h *History) take(p Point) error {
 func (h *History) withRoom(do func() error) error {
 	for {
 		err := do()
-		if err == nil || !isFull(err) || !h.dropOldest("no space left on the disk") {
+		if err == nil || !vfs.IsFull(err) || !h.dropOldest("no space left on the disk") {
 			return err
 		}
 	}

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
-	"syscall"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
@@ -75,8 +74,6 @@ func segmentName(seq uint64) string { return fmt.Sprintf("%012d.undo", seq) }
 func (h *History) path(seq uint64) string { return filepath.Join(h.cfg.Dir, segmentName(seq)) }
 
 func isMissing(err error) bool { return errors.Is(err, fs.ErrNotExist) }
-
-func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 // createSegment makes an empty segment. Its name is durable with the next save of the list.
 func (h *History) createSegment(seq uint64, p Point) (*segment, error) {

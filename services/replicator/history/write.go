@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 )
 
 // Range is a stretch of a volume that is about to change.
@@ -161,7 +162,7 @@ func (r *recorder) flush() error {
 		return nil
 	}
 	slots, n, err := r.s.append(&r.b)
-	if isFull(err) {
+	if vfs.IsFull(err) {
 		r.h.change.Lock()
 		err = r.h.withRoom(func() (err error) {
 			slots, n, err = r.s.append(&r.b)

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 )
 
 // Volume is where an Applier puts changes. Writes need not be durable before Sync; reads see them at once.
@@ -22,7 +23,8 @@ type Volume interface {
 // Applier brings durable frames to the volumes in order, and checkpoints: flush the volumes, then release the
 // journal. It holds the order of replication: a change reaches a volume only after the journal holds it durably, and
 // the tail passes it only after the volume holds it durably. One goroutine applies; Checkpoint may run in another.
-// The first failure is final: every later call returns it.
+// The first failure is final: every later call returns it. But a volume that has no room (vfs.IsFull) may be written to again:
+// what it did not take is in the journal, and nothing of it was called durable.
 type Applier struct {
 	journal *Journal
 	volumes []Volume
@@ -33,6 +35,7 @@ type Applier struct {
 	dirty   []bool     // volumes written to since their last flush
 	applied domain.LSN
 	flushed domain.LSN
+	torn    bool // of the change after applied a part may be there
 	failed  error
 }
 
@@ -79,10 +82,13 @@ func (a *Applier) Apply(f *Frame, upto domain.LSN) error {
 	}
 	for lsn := a.applied + 1; lsn <= upto; lsn++ {
 		if err := a.apply(f.Entries[lsn-f.FirstLSN]); err != nil {
-			a.failed = fmt.Errorf("apply LSN %d: %w", lsn, err)
-			return a.failed
+			err = fmt.Errorf("apply LSN %d: %w", lsn, err)
+			if a.torn = true; !vfs.IsFull(err) {
+				a.failed = err
+			}
+			return err
 		}
-		a.applied = lsn
+		a.applied, a.torn = lsn, false
 	}
 	return nil
 }
@@ -113,6 +119,14 @@ func (a *Applier) Applied() domain.LSN {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.applied
+}
+
+// Torn reports whether the volumes may show a part of the change after Applied, because there was no room for all of it: then
+// they are no prefix, until the next Apply that succeeds.
+func (a *Applier) Torn() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.torn
 }
 
 // Checkpoint flushes the volumes written to since the last one, then releases the journal up to the smaller of what

@@ -2,7 +2,11 @@
 // ones. Package faultdisk has a disk that loses, tears and fails.
 package vfs
 
-import "unsafe"
+import (
+	"errors"
+	"syscall"
+	"unsafe"
+)
 
 // PageSize is the unit of every transfer, in bytes.
 const PageSize = 4096
@@ -55,3 +59,6 @@ func Aligned(n int) []byte {
 func IsAligned(b []byte) bool {
 	return uintptr(unsafe.Pointer(unsafe.SliceData(b)))%PageSize == 0
 }
+
+// IsFull reports whether an error is a disk, or a quota, that has no room left. What failed with it may be done again.
+func IsFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
