@@ -41,6 +41,8 @@ type RejoinReply struct {
 	Quarantined *Quarantined `json:"quarantined,omitempty"`
 	// Compression is what this target can open; one that says nothing gets nothing compressed.
 	Compression []domain.Compression `json:"compression,omitempty"`
+	// Bundles says that this target takes several frames in one message, one after the other.
+	Bundles bool `json:"bundles,omitempty"`
 }
 
 // UnfollowRequest tells a target that its primary sends it nothing more, because the group's policy says so: the copy stays as

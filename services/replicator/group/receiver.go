@@ -96,34 +96,64 @@ func (r *receiver) readLoop(ctx context.Context) {
 
 var errBrokenStore = errors.New("the copy cannot be written")
 
-// take makes one frame durable and says so. What is not the next frame is passed over, and asked for again.
-func (r *receiver) take(ctx context.Context, raw []byte) error {
-	f, raw, err := open(raw)
-	if err != nil || f.Group != r.g.id {
-		r.g.log.Warn("frame refused", "epoch", r.epoch.String(), "error", err)
-		r.tell(ctx, true)
-		return nil
-	}
-	last := r.st.last()
-	switch {
-	case f.LastLSN <= last:
-		r.tell(ctx, false)
-		return nil
-	case f.FirstLSN != last+1:
-		if r.gapSaid != last+1 {
-			r.gapSaid = last + 1
-			r.tell(ctx, true)
+// take makes what a message holds durable, a frame or several, and says so once. What is not the next frame is passed over, and
+// asked for again.
+func (r *receiver) take(ctx context.Context, message []byte) error {
+	raw, err := transport.Unpack(message)
+	resend := false
+	for len(raw) > 0 && err == nil && !resend {
+		var f *journal.Frame
+		var frame []byte
+		if f, frame, raw, err = firstFrame(raw); err == nil && f.Group != r.g.id {
+			err = fmt.Errorf("a frame of group %s: %w", f.Group, domain.ErrInvalid)
 		}
-		return nil
+		if err == nil {
+			if resend, err = r.keep(ctx, f, frame); err != nil {
+				return err
+			}
+		}
+	}
+	if err != nil {
+		r.g.log.Warn("frame refused", "epoch", r.epoch.String(), "error", err)
+	}
+	if missing := r.st.last() + 1; resend {
+		if r.gapSaid == missing {
+			return nil // asked for already
+		}
+		r.gapSaid = missing
+	}
+	r.tell(ctx, resend || err != nil)
+	return nil
+}
+
+// firstFrame takes the first frame of a message that is out of its envelope. Its own checksums are what the sender's journal wrote.
+func firstFrame(raw []byte) (f *journal.Frame, frame, rest []byte, err error) {
+	n, err := journal.FrameSize(raw)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	n = min(n, int64(len(raw)))
+	f, err = journal.Decode(raw[:n:n])
+	return f, raw[:n:n], raw[n:], err
+}
+
+// keep makes a frame durable if it is the next one. resend: frames before it are missing.
+func (r *receiver) keep(ctx context.Context, f *journal.Frame, raw []byte) (resend bool, err error) {
+	last := r.st.last()
+	if f.LastLSN <= last {
+		return false, nil
+	}
+	if f.FirstLSN != last+1 {
+		return true, nil
 	}
 	if err := r.raise(f.Epoch); err != nil {
-		return fmt.Errorf("%w: %w", errBrokenStore, err)
+		return false, fmt.Errorf("%w: %w", errBrokenStore, err)
 	}
 	if err := r.g.cfg.failpoint("take"); err != nil {
-		return err
+		return false, err
 	}
 	if err := r.append(ctx, raw); err != nil {
-		return err
+		return false, err
 	}
 	r.gapSaid = 0
 	r.st.push(f)
@@ -131,19 +161,8 @@ func (r *receiver) take(ctx context.Context, raw []byte) error {
 	r.g.commit = max(r.g.commit, f.CommitLSN)
 	r.g.lastTime = f.Time
 	r.g.mu.Unlock()
-	r.tell(ctx, false)
 	poke(r.apply)
-	return nil
-}
-
-// open takes a frame out of its envelope, if it has one. Its own checksums are then what the sender's journal wrote.
-func open(message []byte) (*journal.Frame, []byte, error) {
-	raw, err := transport.Unpack(message)
-	if err != nil {
-		return nil, nil, err
-	}
-	f, err := journal.Decode(raw)
-	return f, raw, err
+	return false, nil
 }
 
 // raise takes the epochs of the source's lineage that begin here, up to the frame's.

@@ -44,7 +44,7 @@ func (g *Group) Rejoin(ctx context.Context, req api.RejoinRequest) (reply api.Re
 	}
 	common, known := lineage.Common(lineage.Copy{Lineage: g.store.lineage(), Last: g.store.last()},
 		lineage.Copy{Lineage: req.Lineage, Last: lineage.Unbounded})
-	reply = api.RejoinReply{LSN: common, Full: !known, Compression: []domain.Compression{domain.CompressionS2}}
+	reply = api.RejoinReply{LSN: common, Full: !known, Compression: []domain.Compression{domain.CompressionS2}, Bundles: true}
 	if g.store.seeded() { // nothing here is the primary's until it was compared
 		reply.Resync, reply.Full = true, true
 	} else if !known || common < g.store.last() {

@@ -32,6 +32,7 @@ type sender struct {
 	live       bool // rejoined: positions count
 	reached    bool // rejoined at least once in this session: acked means something
 	packs      bool // the target opens envelopes
+	bundles    bool // the target takes several frames in one message
 	sent       sentBytes
 	acked      domain.LSN
 	ackTime    time.Time // of the target's last frame
@@ -225,7 +226,7 @@ func (t *sender) connectAndStream(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.opens(reply.Compression)
+	t.opens(reply)
 	from := reply.LSN
 	if err := t.stillInSync(ctx, reply); err != nil {
 		return err

@@ -26,7 +26,7 @@ const flightBytes = 16 << 20
 // outgoing is what a stream has sent and is about to send.
 type outgoing struct {
 	w        *bus.PipeWriter
-	cursor   domain.LSN // the first LSN that is not sent
+	cursor   domain.LSN // the first LSN that is neither sent nor ready
 	ready    []windowFrame
 	inFlight []flight
 	bytes    int // in flight
@@ -83,7 +83,8 @@ func (o *outgoing) settle(acked domain.LSN) {
 }
 
 // fill sends frames while there are any, the bound of what is on its way allows it, and the target's rate does; wait is how
-// long that does not. A synchronous target has no rate: writes wait for it.
+// long that does not, or until a bundle has waited for more for long enough. A synchronous target has no rate: writes wait for
+// it.
 func (t *sender) fill(ctx context.Context, out *outgoing) (sent bool, wait time.Duration, err error) {
 	limit := int(min(t.s.g.cfg.PipeBytes/2, flightBytes))
 	for out.bytes < limit {
@@ -92,25 +93,46 @@ func (t *sender) fill(ctx context.Context, out *outgoing) (sent bool, wait time.
 		if wait := t.pace.Wait(now, rate); wait > 0 {
 			return sent, wait, nil
 		}
-		if len(out.ready) == 0 {
-			if out.ready, err = t.frames(out.cursor); err != nil || len(out.ready) == 0 {
-				return sent, 0, err
-			}
+		most := t.bundled()
+		if full, err := t.load(out, most); err != nil || len(out.ready) == 0 {
+			return sent, 0, err
+		} else if wait := bundleWait - now.Sub(out.ready[0].at); most > 0 && !full && wait > 0 {
+			return sent, wait, nil
 		}
-		f := out.ready[0]
-		out.ready = out.ready[1:]
-		message := t.packed(f.raw)
+		taken, raw := bundle(out.ready, most)
+		last := out.ready[taken-1].last
+		out.ready = out.ready[taken:]
+		message := t.packed(raw)
 		r, err := out.w.Send(ctx, message)
 		if err != nil {
 			return sent, 0, err
 		}
 		t.pace.Sent(now, rate, len(message))
-		t.count(len(message), len(f.raw))
-		out.inFlight = append(out.inFlight, flight{f.last, len(message), time.Now(), r})
+		t.count(len(message), len(raw))
+		out.inFlight = append(out.inFlight, flight{last, len(message), time.Now(), r})
 		out.bytes += len(message)
-		out.cursor, sent = f.last+1, true
+		sent = true
 	}
 	return sent, 0, nil
+}
+
+// load reads frames until they make a message of most bytes (full) or there are no more.
+func (t *sender) load(out *outgoing, most int) (full bool, err error) {
+	n := 0
+	for i := range out.ready {
+		n += len(out.ready[i].raw)
+	}
+	for n < max(most, 1) {
+		more, err := t.frames(out.cursor)
+		if err != nil || len(more) == 0 {
+			return false, err
+		}
+		for i := range more {
+			n += len(more[i].raw)
+		}
+		out.ready, out.cursor = append(out.ready, more...), more[len(more)-1].last+1
+	}
+	return true, nil
 }
 
 // silence is how long the target has not told its position, which it does several times a second.

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
@@ -14,11 +15,45 @@ type sentBytes struct {
 	frames uint64 // as the journal has it
 }
 
-// opens keeps whether the target understands what its transport asks for. One of an older version gets frames as they are.
-func (t *sender) opens(known []domain.Compression) {
+// opens keeps whether the target understands what its transport asks for. One of an older version gets frames as they are, one by
+// one.
+func (t *sender) opens(r api.RejoinReply) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.packs = slices.Contains(known, t.via.Compression)
+	t.packs, t.bundles = slices.Contains(r.Compression, t.via.Compression), r.Bundles
+}
+
+// Frames go to an asynchronous target in bundles, so that what a message costs at both sites is paid once for many small writes:
+// once there are bundleBytes of them, or the oldest has waited for bundleWait.
+const (
+	bundleBytes = 256 << 10
+	bundleWait  = 5 * time.Millisecond
+)
+
+// bundled reports how much of a bundle the target gets; 0: it gets frame by frame.
+func (t *sender) bundled() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.how == domain.ModeSync || !t.bundles {
+		return 0
+	}
+	return bundleBytes
+}
+
+// bundle takes from the ready frames what goes into one message.
+func bundle(ready []windowFrame, most int) (taken int, raw []byte) {
+	n := len(ready[0].raw)
+	for taken = 1; taken < len(ready) && n+len(ready[taken].raw) <= most; taken++ {
+		n += len(ready[taken].raw)
+	}
+	if taken == 1 {
+		return 1, ready[0].raw
+	}
+	raw = make([]byte, 0, n)
+	for _, f := range ready[:taken] {
+		raw = append(raw, f.raw...)
+	}
+	return taken, raw
 }
 
 // compression is how resync data is sent to the target.
@@ -31,7 +66,7 @@ func (t *sender) compression() domain.Compression {
 	return t.via.Compression
 }
 
-// packed is a frame as it streams to the target: never compressed where an acknowledgement waits for it.
+// packed is a frame, or a bundle, as it streams to the target: never compressed where an acknowledgement waits for it.
 func (t *sender) packed(raw []byte) []byte {
 	if t.mode() == domain.ModeSync {
 		return raw
