@@ -37,29 +37,40 @@ func (r *remote) flags(c *cobra.Command) {
 	f.DurationVar(&r.timeout, "timeout", 10*time.Second, "how long to wait for answers")
 }
 
-// open reads the file and connects to every site. It waits for the file's own site only.
-func (r *remote) open(ctx context.Context) (config.Config, *bus.Mesh, error) {
+// load reads the file.
+func (r *remote) load() (config.Config, error) {
 	if r.output != "text" && r.output != "json" {
-		return config.Config{}, nil, fmt.Errorf("--output %q: %w: use text or json", r.output, domain.ErrInvalid)
+		return config.Config{}, fmt.Errorf("--output %q: %w: use text or json", r.output, domain.ErrInvalid)
 	}
 	if r.file == "" {
-		return config.Config{}, nil, fmt.Errorf("no configuration: %w: give --config FILE, or set %s", domain.ErrInvalid, configEnv)
+		return config.Config{}, fmt.Errorf("no configuration: %w: give --config FILE, or set %s", domain.ErrInvalid, configEnv)
 	}
-	cfg, err := config.Load(r.file)
-	if err != nil {
-		return cfg, nil, err
-	}
+	return config.Load(r.file)
+}
+
+// dial begins to connect to every site of the file. It waits for none.
+func dial(cfg config.Config) (*bus.Mesh, error) {
 	urls := map[domain.SiteID]string{}
 	for _, s := range cfg.Sites {
 		urls[s.ID] = s.NATS
 	}
 	var creds *identity.Credentials
 	if cfg.Security.Secrets != "" {
+		var err error
 		if creds, err = identity.Open(cfg.Security.Secrets, access.Operator); err != nil {
-			return cfg, nil, err
+			return nil, err
 		}
 	}
-	mesh, err := bus.Dial(bus.Config{Site: cfg.Site, Service: "cli", URLs: urls, Logger: slog.New(slog.DiscardHandler), Credentials: creds})
+	return bus.Dial(bus.Config{Site: cfg.Site, Service: "cli", URLs: urls, Logger: slog.New(slog.DiscardHandler), Credentials: creds})
+}
+
+// open reads the file and connects to every site. It waits for the file's own site only.
+func (r *remote) open(ctx context.Context) (config.Config, *bus.Mesh, error) {
+	cfg, err := r.load()
+	if err != nil {
+		return cfg, nil, err
+	}
+	mesh, err := dial(cfg)
 	if err != nil {
 		return cfg, nil, err
 	}

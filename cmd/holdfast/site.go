@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/site"
+	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/chap"
 	"github.com/holdfast-dr/holdfast/pkg/config"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -61,6 +62,10 @@ func serviceCommands() []*cobra.Command {
 			}),
 		}
 		c.Flags().StringVar(&file, "config", os.Getenv(configEnv), "the site's configuration file (also in "+configEnv+")")
+		if name == api.ServiceQuorum {
+			c.Args, c.SuggestionsMinimumDistance = onlyCommands, 2
+			c.AddCommand(quorumCheckCommand())
+		}
 		out = append(out, c)
 	}
 	return append(out, natsCommand())

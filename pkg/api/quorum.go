@@ -30,6 +30,10 @@ type Lease struct {
 	InSync      []domain.SiteID `json:"in_sync"`
 	RegisterSeq uint64          `json:"register_seq"`
 	Phase       string          `json:"phase"` // contacting, comparing, tally, waiting, bringing_up, functional, idle
+	// Weights are the votes that count for the group, by voter, as this site knows; nil when it knows none.
+	Weights map[string]int `json:"weights,omitempty"`
+	// Joint is set while a change of weights is under way: a majority of the old ones is needed as well.
+	Joint bool `json:"joint,omitempty"`
 }
 
 // CampaignRequest makes this site a candidate until it holds the lease or the caller's time is over. Answers at once
@@ -91,4 +95,9 @@ type VoterStatus struct {
 	Weight    int           `json:"weight"`
 	Reachable bool          `json:"reachable"`
 	Detail    string        `json:"detail,omitempty"`
+	// RTTP99Ns is the 99th percentile of the last RTTSamples answers of the voter to this site; of its own voter, none.
+	RTTP99Ns   int64 `json:"rtt_p99_ns,omitempty"`
+	RTTSamples int   `json:"rtt_samples,omitempty"`
+	// Conformance says whether a share's storage swaps as it must: ok, or what is wrong; empty: not probed yet.
+	Conformance string `json:"conformance,omitempty"`
 }

@@ -16,22 +16,24 @@ type Config struct {
 	DataDir string        `yaml:"data_dir"` // relative to the file's folder
 	// RunDir is a folder in memory (tmpfs) where the site's voter keeps what it need not remember over a reboot, so that it votes
 	// on at once when its service is started again. Empty: one below /dev/shm. What is not in memory is not used.
-	RunDir   string   `yaml:"run_dir"`
-	Timing   string   `yaml:"timing"` // default, fast
-	NATS     NATS     `yaml:"nats"`
-	Sites    []Site   `yaml:"sites"`
-	Quorum   Quorum   `yaml:"quorum"`
-	ISCSI    ISCSI    `yaml:"iscsi"`
-	Journal  Journal  `yaml:"journal"`
-	Copies   Copies   `yaml:"copies"`
-	Hosts    []Host   `yaml:"hosts"` // VM hosts of this site
-	DNS      DNS      `yaml:"dns"`
-	Groups   []Group  `yaml:"groups"` // seeds: written to desired state where it is empty
-	Plans    []Plan   `yaml:"plans"`
-	Tracing  Tracing  `yaml:"tracing"`
-	Metrics  Metrics  `yaml:"metrics"`
-	Security Security `yaml:"security"`
-	Log      Log      `yaml:"log"`
+	RunDir  string  `yaml:"run_dir"`
+	Timing  string  `yaml:"timing"` // default, fast
+	NATS    NATS    `yaml:"nats"`
+	Sites   []Site  `yaml:"sites"`
+	Quorum  Quorum  `yaml:"quorum"`
+	ISCSI   ISCSI   `yaml:"iscsi"`
+	Journal Journal `yaml:"journal"`
+	Copies  Copies  `yaml:"copies"`
+	Hosts   []Host  `yaml:"hosts"` // VM hosts of this site
+	DNS     DNS     `yaml:"dns"`
+	Groups  []Group `yaml:"groups"` // seeds: written to desired state where it is empty
+	// Support names the VMs that others need to be of use: directory, DNS, remote desktop. Plans should bring them up first.
+	Support  []domain.VMID `yaml:"support"`
+	Plans    []Plan        `yaml:"plans"`
+	Tracing  Tracing       `yaml:"tracing"`
+	Metrics  Metrics       `yaml:"metrics"`
+	Security Security      `yaml:"security"`
+	Log      Log           `yaml:"log"`
 }
 
 // NATS is this site's own server.
@@ -51,14 +53,6 @@ type Site struct {
 	Role  domain.SiteRole `yaml:"role"`
 	NATS  string          `yaml:"nats"` // nats://host:port as this site reaches it
 	DNS   string          `yaml:"dns"`  // host:port of its authority, for clients; data sites with a zone of their own
-}
-
-// Quorum is who votes.
-type Quorum struct {
-	Model string `yaml:"model"` // node_majority, node_and_share_majority
-	// Share is the folder of the file-share witness, the same share at every data site. With node_and_share_majority it is
-	// either this or a witness site.
-	Share string `yaml:"share"`
 }
 
 // ISCSI is where volumes are served.
@@ -126,6 +120,7 @@ type Group struct {
 	Failover     domain.FailoverPolicy `yaml:"failover"`
 	HoldDown     Duration              `yaml:"hold_down"`
 	RPO          Duration              `yaml:"rpo"`
+	RTO          Duration              `yaml:"rto"`        // target; what else takes time is held against it by holdfast quorum check
 	Congestion   domain.Congestion     `yaml:"congestion"` // overflow (by default), throttle
 	Checkpoints  Checkpoints           `yaml:"checkpoints"`
 	Volumes      []Volume              `yaml:"volumes"`

@@ -71,6 +71,20 @@ func TestEachKindOfMistakeIsToldWithLineFieldAndMend(t *testing.T) {
 		{"list wanted", "targets: [{site: b, mode: sync}]", "targets: b", "groups[0].targets", "'- '"},
 		{"plan names no group", "{group: erp,", "{group: crm,", "plans[0].groups[0].group", "name a group"},
 		{"model unknown", "model: node_and_share_majority", "model: best", "quorum.model", "node_majority or"},
+		{"share in node majority", "model: node_and_share_majority", "share: /mnt/vote\n  model: node_majority", "quorum.share", "remove it"},
+		{"share beside a witness", "  voters: #", "  share: /mnt/vote\n  voters: #", "quorum.share", "keep one of the two"},
+		{"disk missing", "model: node_and_share_majority", "model: disk_only", "quorum.disk", "iscsi://host:port/target/lun"},
+		{"disk in a model without", "  voters: #", "  disk: iscsi://10.0.0.5/iqn.2026-11.org.example:vote/0\n  voters: #", "quorum.disk", "node_and_disk_majority or disk_only"},
+		{"no disk's url", "model: node_and_share_majority", "disk: /dev/sdb\n  model: node_and_disk_majority", "quorum.disk", "iscsi://host:port/target/lun"},
+		{"weight of nobody", "{id: a, on: [a-power]}", "{id: c, weight: 1}", "quorum.voters[0].id", "name one of [a b w]"},
+		{"a voter twice", "{id: b, on: [b-power]}", "{id: a, weight: 1}", "quorum.voters[1].id", "another name"},
+		{"weight too high", "{id: a, on: [a-power]}", "{id: a, weight: 101}", "quorum.voters[0].weight", "0 to 100"},
+		{"negative weight", "{id: a, on: [a-power]}", "{id: a, weight: -1}", "quorum.voters[0].weight", "0 to 100"},
+		{"a node elsewhere", "{id: a, on: [a-power]}", "{id: a, site: b}", "quorum.voters[0].site", "remove it"},
+		{"unknown replication", "{id: a, on: [a-power]}", "{id: a, replicated: maybe}", "quorum.voters[0].replicated", "none or sync or async"},
+		{"support by no name", "support: []", "support: [DC_1]", "support[0]", "use 1 to 32 of a-z"},
+		{"no recovery time", "rto: 15m", "rto: 1ms", "groups[0].rto", "at least 1s"},
+		{"site named as a voter", "{id: b, index: 2,", "{id: share, index: 2,", "sites[1].id", "another name"},
 		{"zone missing", "  zone: dr.example.org\n", "", "dns.zone", "name the zone"},
 		{"small journal", "size: 256MiB", "size: 4MiB", "journal.size", "at least 16MiB"},
 		{"no data dir", "data_dir: ./state-a", "data_dir:", "data_dir", "name the folder"},
@@ -115,6 +129,38 @@ func TestEachKindOfMistakeIsToldWithLineFieldAndMend(t *testing.T) {
 			}
 			t.Fatalf("want field %q and mend %q, got:\n%v", c.field, c.mend, err)
 		})
+	}
+}
+
+// The four models, as the sample is changed into each of them.
+func TestEveryModelCanBeConfigured(t *testing.T) {
+	data, err := os.ReadFile(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const disk = "iscsi://10.0.0.5/iqn.2026-11.org.example:vote/0"
+	for name, quorum := range map[string]string{
+		"node majority":               "model: node_majority",
+		"weights":                     "model: node_majority\n  voters: [{id: a, weight: 3}, {id: b, weight: 2}, {id: w, weight: 0}]",
+		"node and disk majority":      "model: node_and_disk_majority\n  disk: " + disk + "\n  voters: [{id: disk, site: a, replicated: none}]",
+		"disk only":                   "model: disk_only\n  disk: " + disk,
+		"node and file-share witness": "model: node_and_share_majority",
+	} {
+		before, rest, _ := strings.Cut(string(data), "quorum:\n")
+		_, after, _ := strings.Cut(rest, "\n\n")
+		if _, err := config.Parse("site-a.yaml", []byte(before+"quorum:\n  "+quorum+"\n\n"+after)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, voters := range map[string]string{
+		"nobody": "model: node_majority\n  voters: [{id: a, weight: 0}, {id: b, weight: 0}, {id: w, weight: 0}]",
+		"disk":   "model: disk_only\n  disk: " + disk + "\n  voters: [{id: disk, weight: 0}]",
+	} {
+		before, rest, _ := strings.Cut(string(data), "quorum:\n")
+		_, after, _ := strings.Cut(rest, "\n\n")
+		if _, err := config.Parse("site-a.yaml", []byte(before+"quorum:\n  "+voters+"\n\n"+after)); err == nil || !strings.Contains(err.Error(), "nobody has a vote") {
+			t.Errorf("%s has a vote: %v", name, err)
+		}
 	}
 }
 

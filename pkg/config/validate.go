@@ -102,6 +102,7 @@ func (c Config) Validate() []Problem {
 	groups := c.validateGroups(v, data)
 	c.validatePlans(v, groups)
 	c.validateRelations(v)
+	c.validateSupport(v)
 	return v.problems
 }
 
@@ -112,6 +113,9 @@ func (c Config) validateSites(v *validator) map[domain.SiteID]bool {
 		f := fmt.Sprintf("sites[%d]", i)
 		v.token(f+".id", string(s.ID))
 		unique(v, ids, f+".id", s.ID)
+		if s.ID == VoterShare || s.ID == VoterDisk {
+			v.bad(f+".id", fmt.Sprintf("%q is the name of a voter", s.ID), "give the site another name: both would be taken for one")
+		}
 		oneOf(v, f+".role", s.Role, domain.SiteData, domain.SiteWitness)
 		switch first, taken := indexes[s.Index]; {
 		case s.Index < 1 || s.Index > 255:
@@ -167,22 +171,6 @@ func (c Config) validateSecurity(v *validator) {
 func isLoopback(host string) bool {
 	a, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && a.IsLoopback()
-}
-
-func (c Config) validateQuorum(v *validator) {
-	oneOf(v, "quorum.model", c.Quorum.Model, "node_majority", "node_and_share_majority")
-	witnesses := 0
-	for _, s := range c.Sites {
-		if s.Role == domain.SiteWitness {
-			witnesses++
-		}
-	}
-	switch {
-	case c.Quorum.Model == "node_majority" && c.Quorum.Share != "":
-		v.bad("quorum.share", "node_majority has no share", "remove it, or set quorum.model to node_and_share_majority")
-	case c.Quorum.Model == "node_and_share_majority" && c.Quorum.Share == "" && witnesses == 0:
-		v.bad("quorum.share", "missing", "name the folder of the share, or list a site with role witness")
-	}
 }
 
 func (c Config) validateISCSI(v *validator) {

@@ -45,7 +45,7 @@ func def[T any, P interface {
 func Catalogue() []Definition {
 	var all []Definition
 	for _, part := range [][]Definition{
-		disasters(), incidents(), groups(), runs(), machines(), names(), desired(), objects(),
+		disasters(), incidents(), groups(), votes(), runs(), machines(), names(), desired(), objects(),
 	} {
 		all = append(all, part...)
 	}
@@ -118,6 +118,12 @@ func groups() []Definition {
 	}
 	return append(all, def("health", "link", exampleRefused,
 		says{"refused", "The site's NATS server refused a connection: it showed no certificate, or one that is not trusted, or the wrong credentials."})...)
+}
+
+func votes() []Definition {
+	return def("quorum", "quorum", exampleWarning,
+		says{"warning_raised", "The planner found what the field advises against in who votes, at the start of the service or since. See docs/operations/quorum.md."},
+		says{"warning_cleared", "What the planner warned of is so no longer."})
 }
 
 func runs() []Definition {

@@ -60,6 +60,16 @@ func exampleDisaster(fact string) DisasterChanged {
 	return DisasterChanged{Fact: fact, Observer: "b", Assessment: a, FirstMissed: exampleAt(0)}
 }
 
+func exampleWarning(fact string) QuorumWarned {
+	w := QuorumWarned{Fact: fact, Cluster: "main", Site: "b", Code: "Q20", Severity: "warning", About: "a"}
+	if fact == "warning_raised" {
+		w.Text = "after the loss of primary site a the others have no quorum (2 of 5 votes)"
+		w.Consequence = "no other site can take its groups over by itself: a person has to force quorum"
+		w.Mend = "add a witness or share in a third place, or take votes from site a"
+	}
+	return w
+}
+
 func exampleClock(fact string) ClockChanged {
 	c := ClockChanged{Fact: fact, Observer: "b", Site: "a", Node: "quorum", OffsetSeconds: 0.2, LimitSeconds: 2,
 		Text: "the clocks of quorum of site a and of the health service of site b agree again"}

@@ -142,6 +142,25 @@ func (PhaseChanged) Key() (string, string) { return "group", "quorum_phase_chang
 // Of implements Fact.
 func (f PhaseChanged) Of() string { return string(f.Group) }
 
+// QuorumWarned tells a warning of the planner: "warning_raised", or "warning_cleared" when what it warns of is so no longer.
+type QuorumWarned struct {
+	Fact        string        `json:"fact"`                  // last word of the event's type
+	Cluster     string        `json:"cluster"`               // the installation
+	Site        domain.SiteID `json:"site"`                  // whose quorum service found it
+	Code        string        `json:"code"`                  // of the warning, as in docs/operations/quorum.md
+	Severity    string        `json:"severity"`              // error, warning or note
+	About       string        `json:"about,omitempty"`       // a site, voter or group
+	Text        string        `json:"text,omitempty"`        // what is so
+	Consequence string        `json:"consequence,omitempty"` // what comes of it
+	Mend        string        `json:"mend,omitempty"`        // what to do about it
+}
+
+// Key implements Fact.
+func (f QuorumWarned) Key() (string, string) { return "quorum", f.Fact }
+
+// Of implements Fact.
+func (f QuorumWarned) Of() string { return f.Cluster }
+
 // InSyncChanged tells the committed in-sync set.
 type InSyncChanged struct {
 	Group  domain.GroupID  `json:"group"`

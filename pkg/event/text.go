@@ -40,6 +40,8 @@ func textOfPeers(f Fact) []string {
 	switch f := f.(type) {
 	case *ClockChanged:
 		return []string{"site", string(f.Site) + ",", f.Node + ":", words(f.Fact) + ",", fmt.Sprintf("%+.1f s", f.OffsetSeconds), "as site", string(f.Observer), "sees it", bracket(f.Text)}
+	case *QuorumWarned:
+		return []string{"quorum of", f.Cluster + ":", f.Code, words(f.Fact), "at site", string(f.Site), bracket(f.Severity), f.About, bracket(f.Text)}
 	case *VersionChanged:
 		return []string{"site", string(f.Site) + ",", f.Node + ":", words(f.Fact) + ",", "it speaks", f.Theirs + ",", "site", string(f.Observer), "speaks", f.Ours, bracket(f.Text)}
 	case *LinkRefused:

@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-dr/holdfast/services/quorum"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
 	"github.com/holdfast-dr/holdfast/services/quorum/filevoter"
+	"github.com/holdfast-dr/holdfast/services/quorum/planner"
 )
 
 // cluster is a few sites in one process, each with its NATS server and quorum service, joined by links that can be cut.
@@ -28,6 +29,7 @@ type cluster struct {
 	model  core.Model
 	voters []quorum.Voter
 	timing core.Timing
+	plan   planner.Input
 	sites  map[domain.SiteID]*site
 	bootID string
 }
@@ -56,13 +58,19 @@ func testTiming() core.Timing {
 const erp = domain.GroupID("erp")
 
 func node(id domain.SiteID) quorum.Voter {
-	return quorum.Voter{ID: core.VoterID("v-" + id), Site: id, Kind: quorum.KindNode}
+	return quorum.Voter{Member: core.Member{ID: core.VoterID("v-" + id), Kind: core.KindNode}, Site: id}
 }
 
 // newCluster starts the named sites; w is a witness. Every service runs when it returns.
 func newCluster(t *testing.T, model core.Model, voters []quorum.Voter, ids ...domain.SiteID) *cluster {
 	t.Helper()
-	c := &cluster{t: t, model: model, voters: voters, timing: testTiming(), sites: map[domain.SiteID]*site{}, bootID: "boot-1"}
+	return startCluster(&cluster{t: t, model: model, voters: voters}, ids...)
+}
+
+func startCluster(c *cluster, ids ...domain.SiteID) *cluster {
+	t := c.t
+	t.Helper()
+	c.timing, c.sites, c.bootID = testTiming(), map[domain.SiteID]*site{}, "boot-1"
 	for i, id := range ids {
 		s := &site{c: c, id: id, index: i + 1, dir: t.TempDir(), addr: "127.0.0.1:0", links: map[domain.SiteID]*link{}}
 		c.sites[id] = s
@@ -92,7 +100,7 @@ func newCluster(t *testing.T, model core.Model, voters []quorum.Voter, ids ...do
 
 func threeSites(t *testing.T) *cluster {
 	t.Helper()
-	return newCluster(t, core.NodeMajority, []quorum.Voter{node("a"), node("b"), {ID: "v-w", Site: "w", Kind: quorum.KindWitness}}, "a", "b", "w")
+	return newCluster(t, core.NodeMajority, []quorum.Voter{node("a"), node("b"), {Member: core.Member{ID: "v-w", Kind: core.KindWitness}, Site: "w"}}, "a", "b", "w")
 }
 
 func (s *site) startNATS() {
@@ -124,7 +132,7 @@ func (s *site) config() quorum.Config {
 	}
 	return quorum.Config{Cluster: "test", Site: s.id, Role: role, Index: s.index, Rank: s.index - 1,
 		Dir: filepath.Join(s.dir, "quorum"), MirrorDir: filepath.Join(s.dir, "mirror"),
-		Model: s.c.model, Voters: s.c.voters, Timing: s.c.timing}
+		Model: s.c.model, Voters: s.c.voters, Timing: s.c.timing, Plan: s.c.plan}
 }
 
 // start runs the site's service and returns when it answers.

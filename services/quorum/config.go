@@ -12,24 +12,14 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
 	"github.com/holdfast-dr/holdfast/services/quorum/filevoter"
-)
-
-// Kind is what a voter is.
-type Kind string
-
-// The kinds of voters.
-const (
-	KindNode    Kind = "node"    // the quorum service of a data site
-	KindWitness Kind = "witness" // the quorum service of a witness site
-	KindShare   Kind = "share"   // a directory on a share, a passive voter
+	"github.com/holdfast-dr/holdfast/services/quorum/planner"
 )
 
 // Voter is one voter of the cluster.
 type Voter struct {
-	ID   core.VoterID
-	Site domain.SiteID // whose NATS server it answers at; for a share, the site the share lives in
-	Kind Kind
-	Path string // share only: where this site has it mounted
+	core.Member
+	Site domain.SiteID // whose NATS server it answers at; for a share or disk, the site it lives in
+	Path string        // share only: where this site has it mounted
 }
 
 // Config describes one site's quorum service.
@@ -46,6 +36,8 @@ type Config struct {
 	Voters    []Voter     // of the whole cluster, the same at every site
 	Timing    core.Timing // zero means core.DefaultTiming; the same at every site
 	Prevent   bool        // prevent quorum: the site may join one, not form one
+	// Plan is what the planner is told of the installation; without voters it is not asked.
+	Plan planner.Input
 }
 
 // Deps is what the service is given.
@@ -62,29 +54,20 @@ type Deps struct {
 // own is the active voter this site hosts, false when it hosts none.
 func (c Config) own() (Voter, bool) {
 	for _, v := range c.Voters {
-		if v.Site == c.Site && v.Kind != KindShare {
+		if v.Site == c.Site && !v.Kind.Passive() {
 			return v, true
 		}
 	}
 	return Voter{}, false
 }
 
-// config is the model's preset over the voters.
+// config is the model over the voters.
 func (c Config) config() (core.Config, error) {
-	var nodes []core.VoterID
-	var extra core.VoterID
-	for _, v := range c.Voters {
-		// A witness service is the extra vote of node and file-share majority, and a node like any other of node majority.
-		if v.Kind == KindShare || v.Kind == KindWitness && c.Model == core.NodeAndShareMajority {
-			if extra != "" {
-				return core.Config{}, fmt.Errorf("quorum model %s: more than one share or witness (%s, %s): %w", c.Model, extra, v.ID, domain.ErrInvalid)
-			}
-			extra = v.ID
-			continue
-		}
-		nodes = append(nodes, v.ID)
+	members := make([]core.Member, len(c.Voters))
+	for i, v := range c.Voters {
+		members[i] = v.Member
 	}
-	return core.Preset(c.Model, nodes, extra)
+	return core.Arrange(c.Model, members)
 }
 
 // Validate names the field that cannot be.
@@ -110,17 +93,19 @@ func (c Config) Validate() error {
 		}
 		seen[v.ID] = true
 		switch v.Kind {
-		case KindNode, KindWitness:
+		case core.KindNode, core.KindWitness:
 			if hosts[v.Site] {
 				return fmt.Errorf("quorum voters: site %s: hosts more than one: %w", v.Site, domain.ErrInvalid)
 			}
 			hosts[v.Site] = true
-		case KindShare:
+		case core.KindDisk:
+			return fmt.Errorf("quorum voters: disk %s: this version plans disks that vote (holdfast quorum check) and does not carry their votes: use a share or a witness site: %w", v.ID, domain.ErrInvalid)
+		case core.KindShare:
 			if v.Path == "" && c.Role == domain.SiteData {
 				return fmt.Errorf("quorum voters: share %s: path must be set: %w", v.ID, domain.ErrInvalid)
 			}
 		default:
-			return fmt.Errorf("quorum voters: %s: kind %q: want node, witness or share: %w", v.ID, v.Kind, domain.ErrInvalid)
+			return fmt.Errorf("quorum voters: %s: kind %q: want node, witness, share or disk: %w", v.ID, v.Kind, domain.ErrInvalid)
 		}
 	}
 	if _, err := c.config(); err != nil {

@@ -52,7 +52,7 @@ func (g *group) begin(members []domain.SiteID) {
 		Initial: core.Register{InSync: members, Config: g.s.initial}, Sites: sites, ColdStart: g.s.cold,
 		JoinOnly: g.s.cfg.Prevent, Incarnation: incarnation()})
 	for _, v := range g.s.cfg.Voters {
-		if v.Kind == KindShare && g.shares[v.ID] == nil {
+		if v.Kind == core.KindShare && g.shares[v.ID] == nil {
 			g.shares[v.ID] = newShare(g, v)
 		}
 	}
@@ -129,6 +129,9 @@ func (g *group) do(actions []core.Action) {
 			g.vacated(a)
 		case core.InSyncCommitted:
 			g.inSyncCommitted(a)
+		case core.ConfigCommitted:
+			g.s.log.Info("weights changed", "group", string(g.id), "epoch", a.Epoch.String(), "version", a.Config.Version, "voters", a.Config.Voters())
+			g.s.replan()
 		case core.Refused:
 			g.refuse(a.Reason)
 		case core.PhaseChanged:
@@ -165,6 +168,7 @@ func (g *group) granted(a core.Granted) {
 	}
 	g.refused = ""
 	g.publishLease("epoch_granted", a.Epoch, a.Reg.InSync, reason)
+	g.s.replan()
 	g.do(g.c.Withdraw(g.s.instant())) // the lease stays; once lost, nobody competes unless asked
 	g.answerCampaigns(nil)
 }

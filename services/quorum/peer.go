@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/sony/gobreaker/v2"
 
@@ -22,6 +23,8 @@ type peer struct {
 	breaker *gobreaker.CircuitBreaker[core.Response]
 	slots   chan struct{}
 	trouble atomic.Pointer[string] // why the last request failed, nil when it did not
+	trips   roundTrips
+	conform atomic.Pointer[string] // of a share: what its probe found, nil before
 }
 
 const inFlight = 32
@@ -38,7 +41,7 @@ func (s *service) connectPeers() error {
 			ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= 5 },
 			IsSuccessful: func(err error) bool { return !errors.Is(err, domain.ErrUnavailable) },
 		})
-		if v.Kind != KindShare && v.Site != s.cfg.Site {
+		if v.Kind != core.KindShare && v.Site != s.cfg.Site {
 			conn, err := s.mesh.Conn(v.Site)
 			if err != nil {
 				return fmt.Errorf("voter %s: %w", v.ID, err)
@@ -60,8 +63,12 @@ func (s *service) ask(ctx context.Context, p *peer, b ballot, done func(core.Res
 	}
 	s.wg.Go(func() {
 		defer func() { <-p.slots }()
+		sent := s.now()
 		resp, err := s.vote(ctx, p, b)
 		p.note(err)
+		if err == nil && p.conn != nil && !b.Verb.Durable() {
+			p.trips.note(time.Duration(s.now() - sent))
+		}
 		ended(resp, err)
 		if err != nil {
 			s.log.Debug("voter did not answer", "voter", string(p.voter.ID), "verb", string(b.Verb), "group", string(b.Group), "error", err)
@@ -113,6 +120,11 @@ func (p *peer) status(weight int) api.VoterStatus {
 		Reachable: p.conn == nil || p.conn.Connected()}
 	if t := p.trouble.Load(); t != nil {
 		st.Reachable, st.Detail = false, *t
+	}
+	rtt, n := p.trips.p99()
+	st.RTTP99Ns, st.RTTSamples = int64(rtt), n
+	if c := p.conform.Load(); c != nil {
+		st.Conformance = *c
 	}
 	return st
 }

@@ -37,7 +37,9 @@ type service struct {
 	meters  meters
 	boot    string // of this process, for event ids
 	cold    bool
-	ctx     context.Context //nolint:containedctx // the life of the service, for the loops it starts
+	// replanned asks the planner to look again.
+	replanned chan struct{}
+	ctx       context.Context //nolint:containedctx // the life of the service, for the loops it starts
 
 	mu     sync.Mutex
 	groups map[domain.GroupID]*group
@@ -72,6 +74,8 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 		return fmt.Errorf("serve quorum of site %s: %w", cfg.Site, err)
 	}
 	s.wg.Go(func() { s.heartbeat(ctx) })
+	s.wg.Go(func() { s.plan(ctx) })
+	s.probeShares()
 	s.log.Info("quorum ready", "model", string(cfg.Model), "voters", len(cfg.Voters), "cold_start", s.cold)
 	<-ctx.Done()
 	return nil
@@ -100,7 +104,7 @@ func newService(ctx context.Context, cfg Config, deps Deps) (*service, error) {
 	}
 	s := &service{cfg: cfg, mesh: deps.Mesh, log: deps.Logger.With("site", string(cfg.Site), "service", api.ServiceQuorum),
 		tracer: deps.Tracer.Tracer("holdfast/quorum"), now: deps.Now, initial: initial, boot: rand.Text(), ctx: ctx,
-		groups: map[domain.GroupID]*group{}, meters: newMeters(deps.Metrics)}
+		groups: map[domain.GroupID]*group{}, meters: newMeters(deps.Metrics), replanned: make(chan struct{}, 1)}
 	if s.cold, err = bootedSince(cfg.Dir, cfg.MirrorDir, deps.BootID); err != nil {
 		return nil, err
 	}

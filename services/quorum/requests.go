@@ -101,8 +101,21 @@ func (s *service) recorded(id domain.GroupID) api.Lease {
 	}
 	if rec, err := s.voter.Record(s.cfg.Cluster, id); err == nil {
 		l.Holder, l.Epoch, l.InSync, l.RegisterSeq = rec.VHolder, rec.VEpoch, rec.Reg.InSync, rec.Reg.Seq
+		l.Weights, l.Joint = weights(rec.Reg)
 	}
 	return l
+}
+
+// weights are the votes of a register that was ever written.
+func weights(reg core.Register) (map[string]int, bool) {
+	if reg.WE == 0 {
+		return nil, false
+	}
+	out := make(map[string]int, len(reg.Config.Weights))
+	for id, n := range reg.Config.Weights {
+		out[string(id)] = n
+	}
+	return out, reg.Config.Joint()
 }
 
 // lease is the group's lease now. InSync names everyone a synchronous write must wait for: the committed set, and every
@@ -117,11 +130,13 @@ func (g *group) lease(epoch domain.Epoch) api.Lease {
 		l.Phase = phaseName(phase)
 		if known := g.c.Known(); known.WE > l.Epoch {
 			l.Epoch, l.InSync, l.RegisterSeq = known.WE, known.InSync, known.Seq
+			l.Weights, l.Joint = weights(known)
 		}
 		return l
 	}
+	votes, joint := weights(held.Reg)
 	return api.Lease{Group: g.id, Held: epoch == 0 || epoch == held.Epoch, Holder: g.s.cfg.Site, Epoch: held.Epoch,
-		RemainingNs: int64(held.Deadline.Sub(now)), InSync: held.WaitFor, RegisterSeq: held.Reg.Seq, Phase: phaseName(phase)}
+		RemainingNs: int64(held.Deadline.Sub(now)), InSync: held.WaitFor, RegisterSeq: held.Reg.Seq, Phase: phaseName(phase), Weights: votes, Joint: joint}
 }
 
 func (s *service) answerCampaign(ctx context.Context, req api.CampaignRequest) (_ api.Lease, err error) {
@@ -360,11 +375,16 @@ func (g *group) inSyncCommitted(a core.InSyncCommitted) {
 	})
 }
 
-func (s *service) answerStatus(context.Context, api.Empty) (api.QuorumStatus, error) {
-	st := api.QuorumStatus{Site: s.cfg.Site, Model: string(s.cfg.Model)}
+func (s *service) voterStatus() []api.VoterStatus {
+	var out []api.VoterStatus
 	for _, v := range s.cfg.Voters {
-		st.Voters = append(st.Voters, s.peers[v.ID].status(s.initial.Weights[v.ID]))
+		out = append(out, s.peers[v.ID].status(s.initial.Weights[v.ID]))
 	}
+	return out
+}
+
+func (s *service) answerStatus(context.Context, api.Empty) (api.QuorumStatus, error) {
+	st := api.QuorumStatus{Site: s.cfg.Site, Model: string(s.cfg.Model), Voters: s.voterStatus()}
 	ids := map[domain.GroupID]bool{}
 	if s.voter != nil {
 		for _, id := range s.voter.Groups(s.cfg.Cluster) {

@@ -1,7 +1,12 @@
 package quorum
 
 import (
+	"errors"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
+	"github.com/holdfast-dr/holdfast/services/quorum/planner"
 	"github.com/holdfast-dr/holdfast/services/quorum/sharevoter"
 )
 
@@ -58,9 +63,35 @@ func (sh *share) background(f func(*sharevoter.Chain, error) func()) {
 	s := sh.g.s
 	s.shareWork.Go(func() {
 		defer func() { <-sh.slots }()
+		began := s.now()
 		chain, err := sharevoter.Open(sh.voter.Path, s.cfg.Cluster, sh.g.id)
-		sh.g.post(f(chain, err))
+		done := f(chain, err)
+		if s.peers[sh.voter.ID].trouble.Load() == nil {
+			s.peers[sh.voter.ID].trips.note(time.Duration(s.now() - began))
+		}
+		sh.g.post(done)
 	})
+}
+
+// probeShares finds out once whether each share's storage swaps as it must. A share that cannot be reached is not probed.
+func (s *service) probeShares() {
+	for _, v := range s.cfg.Voters {
+		if v.Kind != core.KindShare || v.Path == "" {
+			continue
+		}
+		s.shareWork.Go(func() {
+			found := planner.ConformanceOK
+			switch err := sharevoter.Conform(v.Path, s.cfg.Cluster); {
+			case errors.Is(err, domain.ErrUnavailable):
+				s.log.Warn("share voter not probed", "voter", string(v.ID), "error", err)
+				return
+			case err != nil:
+				found = err.Error()
+			}
+			s.peers[v.ID].conform.Store(&found)
+			s.replan()
+		})
+	}
 }
 
 func (sh *share) note(err error) {

@@ -22,6 +22,9 @@ const (
 // Verbs lists every verb a voter answers.
 func Verbs() []Verb { return []Verb{Probe, Prepare, Accept, Renew, Update, Release} }
 
+// Durable reports whether a voter writes to its disk before it answers.
+func (v Verb) Durable() bool { return v != Probe && v != Renew }
+
 // Request goes from a candidate to one voter. It never carries a time.
 type Request struct {
 	Verb      Verb          `json:"verb"`

@@ -123,3 +123,20 @@ func TestAShareThatIsGoneIsUnavailable(t *testing.T) {
 		t.Errorf("swap: %v, %v", how, err)
 	}
 }
+
+func TestConformProbesAndLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	if err := sharevoter.Conform(dir, "main"); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(filepath.Join(dir, "main"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := sharevoter.Conform(filepath.Join(dir, "file"), "main"); !errors.Is(err, domain.ErrUnavailable) {
+		t.Errorf("a share that is no folder: %v", err)
+	}
+}

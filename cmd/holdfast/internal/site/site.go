@@ -34,8 +34,6 @@ import (
 	"github.com/holdfast-dr/holdfast/services/failover/hostagent"
 	"github.com/holdfast-dr/holdfast/services/failover/qemu"
 	"github.com/holdfast-dr/holdfast/services/health"
-	"github.com/holdfast-dr/holdfast/services/quorum"
-	"github.com/holdfast-dr/holdfast/services/quorum/core"
 	"github.com/holdfast-dr/holdfast/services/replicator"
 )
 
@@ -63,6 +61,9 @@ type deps struct {
 // nothing says goodbye. A service that fails by itself ends the site with its error, so that whoever started it can
 // start it again; the other sites then see what they would see of a crash.
 func Run(ctx context.Context, cfg config.Config, o Options) error {
+	if err := quorumConfig(cfg).Validate(); err != nil { // before the server is waited for
+		return err
+	}
 	if err := os.MkdirAll(cfg.DataDir, 0o755); err != nil {
 		return fmt.Errorf("make the state folder of site %s: %w", cfg.Site, err)
 	}
@@ -145,6 +146,9 @@ func RunService(ctx context.Context, cfg config.Config, name string, o Options) 
 	i := slices.IndexFunc(all, func(s service) bool { return s.name == name })
 	if i < 0 {
 		return fmt.Errorf("run %s: %w: site %s (%s) has no such service in its configuration", name, domain.ErrNotFound, cfg.Site, cfg.Self().Role)
+	}
+	if err := quorumConfig(cfg).Validate(); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(cfg.DataDir, 0o755); err != nil {
 		return fmt.Errorf("make the state folder of site %s: %w", cfg.Site, err)
@@ -366,34 +370,6 @@ func hostService(cfg config.Config, h config.Host) service {
 			driver = &qemu.Driver{Logger: log, CHAP: login}
 		}
 		return hostagent.Run(ctx, hc, hostagent.Deps{Mesh: d.mesh, Driver: driver, Logger: log, Tracer: tr, Metrics: d.metrics})
-	}}
-}
-
-func quorumService(cfg config.Config) service {
-	self := cfg.Self()
-	qc := quorum.Config{Cluster: cfg.Cluster, Site: cfg.Site, Role: self.Role, Index: self.Index, Dir: filepath.Join(cfg.DataDir, "quorum"),
-		Model: core.NodeMajority, Timing: core.DefaultTiming()}
-	if cfg.Quorum.Model == "node_and_share_majority" {
-		qc.Model = core.NodeAndShareMajority
-	}
-	if cfg.Timing == "fast" {
-		qc.Timing = core.FastTiming()
-	}
-	for _, s := range cfg.Sites {
-		kind := quorum.KindNode
-		if s.Role == domain.SiteWitness {
-			kind = quorum.KindWitness
-		} else if s.Index < self.Index {
-			qc.Rank++
-		}
-		qc.Voters = append(qc.Voters, quorum.Voter{ID: core.VoterID(s.ID), Site: s.ID, Kind: kind})
-	}
-	if cfg.Quorum.Share != "" {
-		qc.Voters = append(qc.Voters, quorum.Voter{ID: "share", Kind: quorum.KindShare, Path: cfg.Quorum.Share})
-	}
-	return service{api.ServiceQuorum, func(ctx context.Context, d deps) error {
-		qc.MirrorDir = voterMemory(cfg, d.log)
-		return quorum.Run(ctx, qc, quorum.Deps{Mesh: d.mesh, Tracer: d.tracer, Logger: d.log, Metrics: d.metrics})
 	}}
 }
 
