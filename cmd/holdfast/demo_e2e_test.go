@@ -49,9 +49,14 @@ func demoProcess(t *testing.T, bin string, args ...string) demo.Report {
 	return judgeDemo(t, outcome{stdout: out.String(), stderr: errs.String(), code: cmd.ProcessState.ExitCode(), err: err})
 }
 
+const farScenario = "three-sites"
+
 func TestEveryScenarioHoldsForEverySeed(t *testing.T) {
 	bin := binary(t)
 	for _, scenario := range demo.Scenarios() {
+		if scenario == farScenario {
+			continue // as processes, below
+		}
 		for seed := range count(t, "HOLDFAST_DEMO_SEEDS", 2) {
 			t.Run(fmt.Sprintf("%s/%d", scenario, seed), func(t *testing.T) {
 				demoProcess(t, bin, "--scenario", scenario, "--seed", strconv.Itoa(seed))
@@ -67,6 +72,9 @@ func TestKillingEveryProcessOfASiteLosesNothing(t *testing.T) {
 			demoProcess(t, bin, "--processes", "--scenario", "site-loss", "--seed", strconv.Itoa(100+round))
 		})
 	}
+	t.Run("and a far site follows", func(t *testing.T) {
+		demoProcess(t, bin, "--processes", "--scenario", farScenario, "--seed", "98")
+	})
 	t.Run("and home again", func(t *testing.T) {
 		demoProcess(t, bin, "--processes", "--scenario", "failback", "--seed", "99")
 	})

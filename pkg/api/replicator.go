@@ -129,9 +129,11 @@ type GroupStatus struct {
 	Lineage     []LineageEntry `json:"lineage"`
 	Disks       []Disk         `json:"disks,omitempty"`
 	Targets     []TargetStatus `json:"targets,omitempty"` // at a primary
-	Quarantined []Quarantined  `json:"quarantined,omitempty"`
-	Verify      []VerifyStatus `json:"verify,omitempty"`             // the last comparison with each target that this site made as primary
-	RPOTarget   float64        `json:"rpo_target_seconds,omitempty"` // at a primary: the group's, 0 when nothing may be lost
+	// WrittenFrameBytes is what was written for its targets since it became one.
+	WrittenFrameBytes uint64         `json:"written_frame_bytes,omitempty"`
+	Quarantined       []Quarantined  `json:"quarantined,omitempty"`
+	Verify            []VerifyStatus `json:"verify,omitempty"`             // the last comparison with each target that this site made as primary
+	RPOTarget         float64        `json:"rpo_target_seconds,omitempty"` // at a primary: the group's, 0 when nothing may be lost
 	// Policy is the version of desired state that the copy goes by; PolicyError says why it does not go by a newer one.
 	Policy      PolicyVersion `json:"policy,omitzero"`
 	PolicyError string        `json:"policy_error,omitempty"`

@@ -227,7 +227,7 @@ type cluster struct {
 }
 
 var fastTiming = Timing{Pull: 30 * time.Millisecond, TargetTimeout: time.Second, LinkTimeout: 200 * time.Millisecond,
-	Head: 20 * time.Millisecond, Retry: 20 * time.Millisecond, Checkpoint: 100 * time.Millisecond}
+	Head: 20 * time.Millisecond, Retry: 20 * time.Millisecond, Checkpoint: 100 * time.Millisecond, Hold: 100 * time.Millisecond}
 
 const volumeBytes = 8 << 20
 

@@ -23,6 +23,7 @@ type Timing struct {
 	Head          time.Duration // between two reports of the primary's head (250 ms)
 	Retry         time.Duration // between two attempts to reach a target (250 ms)
 	Checkpoint    time.Duration // between two checkpoints (5 s)
+	Hold          time.Duration // what keeps writing waiting is told when it goes on for so long (1 s)
 	Progress      time.Duration // between two reports of a resync or a comparison (10 s)
 }
 
@@ -38,6 +39,7 @@ func (t Timing) withDefaults() Timing {
 	def(&t.Head, 250*time.Millisecond)
 	def(&t.Retry, 250*time.Millisecond)
 	def(&t.Checkpoint, 5*time.Second)
+	def(&t.Hold, time.Second)
 	def(&t.Progress, 10*time.Second)
 	if t.Eps <= 0 {
 		t.Eps = 0.01

@@ -304,6 +304,7 @@ func (g *Group) Status() api.GroupStatus {
 	if s != nil && s.gate.open() {
 		out.Role, out.Serving, out.Epoch, out.Disks = domain.RolePrimary, len(reply.Disks) > 0, s.epoch, reply.Disks
 		out.RPOTarget = g.store.policy().RPO.Seconds()
+		out.WrittenFrameBytes = s.window.written()
 		head, _ := s.head()
 		for site, t := range s.senders.all() {
 			ts := t.status(head)

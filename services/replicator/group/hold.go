@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 )
 
-// holds is what keeps a copy from writing on, by reason. A reason that goes on for holdTold is told, once; so is its end.
+// holds is what keeps a copy from writing on, by reason. A reason that goes on for Timing.Hold is told, once; so is its end.
 type holds struct {
 	mu sync.Mutex
 	of map[string]*hold
@@ -24,10 +24,8 @@ type hold struct {
 	told bool
 }
 
-const (
-	holdTold  = time.Second            // shorter ones are nobody's business
-	roomEvery = 200 * time.Millisecond // between two looks whether a full disk has room
-)
+// roomEvery is the time between two looks whether a full disk has room.
+const roomEvery = 200 * time.Millisecond
 
 // heldBy says that writing waits, for a reason; whoever waits says so again and again.
 func (g *Group) heldBy(reason, detail string) {
@@ -40,7 +38,7 @@ func (g *Group) heldBy(reason, detail string) {
 		h = &hold{Held: api.Held{Reason: reason, Since: time.Now()}}
 		g.holds.of[reason] = h
 	}
-	first := !h.told && time.Since(h.Since) >= holdTold
+	first := !h.told && time.Since(h.Since) >= g.cfg.Timing.Hold
 	h.Detail = detail
 	h.told = h.told || first
 	g.holds.mu.Unlock()

@@ -119,6 +119,13 @@ func (w *window) since(lsn domain.LSN, heard time.Time) time.Time {
 // complete reports whether the window still has every frame it was ever given. Under mu.
 func (w *window) complete() bool { return w.total == uint64(w.bytes) }
 
+// written is how many bytes of frames there were so far.
+func (w *window) written() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.total
+}
+
 // after is about how many bytes of frames follow lsn.
 func (w *window) after(lsn domain.LSN) uint64 {
 	w.mu.Lock()

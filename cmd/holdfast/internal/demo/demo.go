@@ -55,16 +55,18 @@ type world struct {
 
 type scenario struct {
 	about string
+	far   bool // with a third data site
 	run   func(*world, context.Context) error
 }
 
 func scenarios() map[string]scenario {
 	return map[string]scenario{
-		"site-loss":     {"site a loses power; b takes over", (*world).siteLoss},
-		"switchover":    {"a planned move from a to b", (*world).switchover},
-		"failback":      {"site a is lost, comes back, is protected again, and takes its work home", (*world).failback},
-		"partition":     {"site a is cut off but alive: it stops by itself before b starts", (*world).partition},
-		"host-incident": {"a host of site a dies: no disaster, its VM starts on another host of a", (*world).hostIncident},
+		"site-loss":     {about: "site a loses power; b takes over", run: (*world).siteLoss},
+		"switchover":    {about: "a planned move from a to b", run: (*world).switchover},
+		"failback":      {about: "site a is lost, comes back, is protected again, and takes its work home", run: (*world).failback},
+		"partition":     {about: "site a is cut off but alive: it stops by itself before b starts", run: (*world).partition},
+		"three-sites":   {about: "sync to b, async to c; site a is lost, c follows b, and a takes its work home", far: true, run: (*world).threeSites},
+		"host-incident": {about: "a host of site a dies: no disaster, its VM starts on another host of a", run: (*world).hostIncident},
 	}
 }
 
@@ -89,7 +91,7 @@ func Run(ctx context.Context, o Options, stdout, stderr io.Writer) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	w, clean, err := newWorld(ctx, o, stdout, stderr)
+	w, clean, err := newWorld(ctx, o, sc.far, stdout, stderr)
 	if err != nil {
 		return err
 	}
@@ -132,7 +134,7 @@ func (w *world) play(ctx context.Context, sc scenario) error {
 	return sc.run(w, ctx)
 }
 
-func newWorld(ctx context.Context, o Options, stdout, stderr io.Writer) (*world, func(), error) {
+func newWorld(ctx context.Context, o Options, far bool, stdout, stderr io.Writer) (*world, func(), error) {
 	dir, remove, err := workDir(o)
 	if err != nil {
 		return nil, nil, err
@@ -141,7 +143,7 @@ func newWorld(ctx context.Context, o Options, stdout, stderr io.Writer) (*world,
 	if o.JSON {
 		progress = stderr
 	}
-	l, err := newLayout(ctx, dir)
+	l, err := newLayout(ctx, dir, far)
 	if err != nil {
 		remove()
 		return nil, nil, err
@@ -215,7 +217,7 @@ func (w *world) powerOn(ctx context.Context, s domain.SiteID) error {
 
 // up starts everything and waits until both groups serve at a and are protected at b.
 func (w *world) up(ctx context.Context) error {
-	for _, s := range []domain.SiteID{siteA, siteB, siteW} {
+	for _, s := range w.l.sites() {
 		if err := w.powerOn(ctx, s); err != nil {
 			return err
 		}
@@ -233,7 +235,12 @@ func (w *world) up(ctx context.Context) error {
 	if err := w.protected(ctx, siteA, siteB); err != nil {
 		return err
 	}
-	w.tell.good("sites a, b and w are up; %s (sync) and %s (async) serve at a and are protected at b", groupSync, groupAsync)
+	if w.l.far() {
+		if _, err := w.farFollows(ctx, siteA, time.Time{}); err != nil {
+			return err
+		}
+	}
+	w.tell.good("all sites are up; %s (sync) and %s (async) serve at a and are protected at b", groupSync, groupAsync)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"text/template"
 
 	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/netfault"
@@ -16,6 +17,7 @@ import (
 // The installation that every scenario runs on.
 const (
 	siteA, siteB, siteW domain.SiteID  = "a", "b", "w"
+	siteC               domain.SiteID  = "c" // of some scenarios, far away
 	groupSync           domain.GroupID = "erp"
 	groupAsync          domain.GroupID = "web"
 	plan                domain.PlanID  = "main"
@@ -37,7 +39,7 @@ func workloads() []workload {
 	}
 }
 
-var siteHosts = map[domain.SiteID][]domain.HostID{siteA: {"a-h1", "a-h2"}, siteB: {"b-h1", "b-h2"}}
+var siteHosts = map[domain.SiteID][]domain.HostID{siteA: {"a-h1", "a-h2"}, siteB: {"b-h1", "b-h2"}, siteC: {"c-h1"}}
 
 // layout is where everything of one demo is: folders, and addresses within one /24 of the loopback network drawn at
 // random, so that demos do not meet.
@@ -47,6 +49,23 @@ type layout struct {
 	octet map[domain.SiteID]int
 	ports ports
 	otlp  string // where traces go; empty: nowhere
+}
+
+// sites are those of the installation, in the order of their numbers.
+func (l layout) sites() []domain.SiteID {
+	out := []domain.SiteID{siteA, siteB, siteW}
+	if l.far() {
+		out = append(out, siteC)
+	}
+	return out
+}
+
+// far reports whether there is a third data site.
+func (l layout) far() bool { return l.octet[siteC] != 0 }
+
+// data are the sites that keep copies.
+func (l layout) data() []domain.SiteID {
+	return slices.DeleteFunc(l.sites(), func(s domain.SiteID) bool { return s == siteW })
 }
 
 func (l layout) addr(s domain.SiteID, port int) string {
@@ -73,7 +92,7 @@ type links map[[2]domain.SiteID]*netfault.Proxy
 
 func openLinks(ctx context.Context, l layout) (links, error) {
 	out := links{}
-	sites := []domain.SiteID{siteA, siteB, siteW}
+	sites := l.sites()
 	for i, from := range sites {
 		for j, to := range sites {
 			if from == to {
@@ -125,7 +144,7 @@ groups:
   - id: {{.ID}}
     tier: {{.Tier}}
     home: a
-    targets: [{site: b, mode: {{.Mode}}}]
+    targets: [{site: b, mode: {{.Mode}}}{{if .Far}}, {site: c, mode: async}{{end}}]
     durability: strict
     on_target_loss: degrade
     failover: auto
@@ -143,6 +162,9 @@ groups:
         sites:
           a: {address: {{.AddrA}}, hosts: [{{.HostsA}}]}
           b: {address: {{.AddrB}}, hosts: [{{.HostsB}}]}
+{{- if .Far}}
+          c: {address: {{.AddrC}}, hosts: [c-h1]}
+{{- end}}
 {{- end}}
 plans:
   - id: main
@@ -172,12 +194,14 @@ type groupEntry struct {
 	Name                         string
 	Port                         int
 	AddrA, AddrB, HostsA, HostsB string
+	Far                          bool
+	AddrC                        string
 }
 
 // writeConfigs writes each site's file and reads it back the way a site does.
 func (l layout) writeConfigs(driver string, ls links) (map[domain.SiteID]config.Config, error) {
 	out := map[domain.SiteID]config.Config{}
-	for i, s := range []domain.SiteID{siteA, siteB, siteW} {
+	for i, s := range l.sites() {
 		data := map[string]any{"Site": s, "Listen": l.natsAddr(s), "Data": s != siteW, "ISCSI": l.addr(s, l.ports.iscsi), "DNS": l.dnsAddr(s),
 			"Zone": zone, "Groups": l.groups(driver), "Sites": l.sitesSeenFrom(s, ls), "OTLP": l.otlp}
 		var hosts []hostEntry
@@ -203,7 +227,7 @@ func (l layout) writeConfigs(driver string, ls links) (map[domain.SiteID]config.
 
 func (l layout) sitesSeenFrom(self domain.SiteID, ls links) []siteEntry {
 	var out []siteEntry
-	for i, s := range []domain.SiteID{siteA, siteB, siteW} {
+	for i, s := range l.sites() {
 		e := siteEntry{ID: s, Index: i + 1, Role: domain.SiteData, NATS: l.natsAddr(s), DNS: l.dnsAddr(s)}
 		if s == siteW {
 			e.Role, e.DNS = domain.SiteWitness, ""
@@ -223,7 +247,7 @@ func (l layout) groups(driver string) []groupEntry {
 	}
 	w := workloads()
 	return []groupEntry{
-		{groupSync, 1, domain.ModeSync, volumes, w[0].vm, w[0].name, l.ports.service, l.vmAddr(w[0], siteA), l.vmAddr(w[0], siteB), "a-h1, a-h2", "b-h1, b-h2"},
-		{groupAsync, 2, domain.ModeAsync, volumes[:1], w[1].vm, w[1].name, l.ports.service, l.vmAddr(w[1], siteA), l.vmAddr(w[1], siteB), "a-h2, a-h1", "b-h2, b-h1"},
+		{groupSync, 1, domain.ModeSync, volumes, w[0].vm, w[0].name, l.ports.service, l.vmAddr(w[0], siteA), l.vmAddr(w[0], siteB), "a-h1, a-h2", "b-h1, b-h2", l.far(), l.vmAddr(w[0], siteC)},
+		{groupAsync, 2, domain.ModeAsync, volumes[:1], w[1].vm, w[1].name, l.ports.service, l.vmAddr(w[1], siteA), l.vmAddr(w[1], siteB), "a-h2, a-h1", "b-h2, b-h1", l.far(), l.vmAddr(w[1], siteC)},
 	}
 }

@@ -19,14 +19,19 @@ type ports struct {
 }
 
 // linkOf is which port of the proxies, from link on, leads from the i-th site to the j-th.
-func linkOf(i, j int) int { return 3*i + j }
+func linkOf(i, j int) int { return maxSites*i + j }
+
+const maxSites = 4
 
 // wellKnown are the ports that a newcomer expects of each part.
 var wellKnown = ports{nats: 4222, dns: 5353, iscsi: 3260, link: 4300, probe: 7101, service: 8080}
 
-// newLayout draws the addresses of a demo, with ports that are free on them.
-func newLayout(ctx context.Context, dir string) (layout, error) {
+// newLayout draws the addresses of a demo, with ports that are free on them. far adds a third data site.
+func newLayout(ctx context.Context, dir string, far bool) (layout, error) {
 	l := layout{dir: dir, octet: map[domain.SiteID]int{siteA: 11, siteB: 12, siteW: 13}}
+	if far {
+		l.octet[siteC] = 14
+	}
 	var err error
 	for range 20 {
 		var b [2]byte
@@ -44,11 +49,13 @@ func newLayout(ctx context.Context, dir string) (layout, error) {
 // choosePorts takes the wanted port of each part, or another one where a program that listens on every address has it.
 func (l *layout) choosePorts(ctx context.Context, wanted ports) error {
 	site := func(s domain.SiteID) string { return fmt.Sprintf("%s.%d", l.base, l.octet[s]) }
-	data := []string{site(siteA), site(siteB)}
-	all := append([]string{site(siteW)}, data...)
+	all, data := []string{site(siteW)}, []string{}
 	var vms []string
-	for _, wl := range workloads() {
-		vms = append(vms, l.vmAddr(wl, siteA), l.vmAddr(wl, siteB))
+	for _, s := range l.data() {
+		data, all = append(data, site(s)), append(all, site(s))
+		for _, wl := range workloads() {
+			vms = append(vms, l.vmAddr(wl, s))
+		}
 	}
 	for _, c := range []struct {
 		port        *int
@@ -59,7 +66,7 @@ func (l *layout) choosePorts(ctx context.Context, wanted ports) error {
 		{&l.ports.nats, wanted.nats, 1, false, all},
 		{&l.ports.dns, wanted.dns, 1, true, data},
 		{&l.ports.iscsi, wanted.iscsi, 1, false, data},
-		{&l.ports.link, wanted.link, linkOf(2, 2) + 1, false, all},
+		{&l.ports.link, wanted.link, maxSites * maxSites, false, all},
 		{&l.ports.probe, wanted.probe, 2, false, data},
 		{&l.ports.service, wanted.service, 1, false, vms},
 	} {

@@ -21,7 +21,7 @@ func TestDemoFindsItsPortsBesideProgramsThatListenEverywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = pc.Close() })
-	l, err := newLayout(t.Context(), t.TempDir())
+	l, err := newLayout(t.Context(), t.TempDir(), true)
 	if err != nil {
 		t.Fatal(err)
 	}

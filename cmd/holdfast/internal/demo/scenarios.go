@@ -142,10 +142,19 @@ func (w *world) move(ctx context.Context, kind string, from, to domain.SiteID) (
 }
 
 func (w *world) failback(ctx context.Context) error {
+	return w.thereAndBack(ctx, func(domain.SiteID, time.Time) error { return nil })
+}
+
+// thereAndBack loses site a, takes its work home again, and looks at how the group is served before and after that.
+func (w *world) thereAndBack(ctx context.Context, look func(serving domain.SiteID, since time.Time) error) error {
 	if err := w.before(ctx, siteA); err != nil {
 		return err
 	}
-	if _, err := w.loseA(ctx); err != nil {
+	fault, err := w.loseA(ctx)
+	if err != nil {
+		return err
+	}
+	if err := look(siteB, fault); err != nil {
 		return err
 	}
 	rto := []float64{w.report.Groups[0].RTOSeconds, w.report.Groups[1].RTOSeconds}
@@ -165,7 +174,11 @@ func (w *world) failback(ctx context.Context) error {
 		return err
 	}
 	w.writeAWhile(ctx)
+	begin := time.Now()
 	if _, err := w.move(ctx, api.RunFailback, siteB, siteA); err != nil {
+		return err
+	}
+	if err := look(siteA, begin); err != nil {
 		return err
 	}
 	for i, was := range rto { // the disaster's, not the failback's

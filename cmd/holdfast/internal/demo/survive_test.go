@@ -39,7 +39,7 @@ func newTracedFleet(ctx context.Context, t *testing.T, seed uint64, otlp string)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := newLayout(t.Context(), dir)
+	l, err := newLayout(t.Context(), dir, false)
 	if err != nil {
 		t.Fatal(err)
 	}
