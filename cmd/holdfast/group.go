@@ -28,6 +28,7 @@ func groupCommand() *cobra.Command {
 			}},
 		groupSeedCommand(r),
 		groupSetCommand(r, site),
+		groupVolumeCommand(r, site),
 	)
 	return c
 }
@@ -55,7 +56,7 @@ func groupList(cmd *cobra.Command, r *remote, site string) error {
 		for _, t := range d.Group.Targets {
 			targets += fmt.Sprintf("%s(%s) ", t.Site, t.Mode)
 		}
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%d\t%d\n", d.Group.ID, d.Group.Tier, d.Group.Home, d.Site, d.Epoch, targets, d.Group.Failover, len(d.Group.Volumes), len(d.Group.VMs))
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%d\t%d\n", d.Group.ID, d.Group.Tier, d.Group.Home, d.Site, d.Epoch, targets, d.Group.Failover, len(d.Group.Served()), len(d.Group.VMs))
 	}
 	return w.Flush()
 }
@@ -69,30 +70,39 @@ type groupView struct {
 	Problems []string                           `json:"problems,omitempty"`
 }
 
-func groupShow(cmd *cobra.Command, r *remote, site string, id domain.GroupID) error {
+// lookAtGroup asks for what is desired of a group, and each of its sites for its copy.
+func lookAtGroup(cmd *cobra.Command, r *remote, site string, id domain.GroupID) (view groupView, err error) {
 	_, mesh, err := r.open(cmd.Context())
 	if err != nil {
-		return err
+		return view, err
 	}
 	defer mesh.Close()
 	ctx := cmd.Context()
 	list, err := desired(ctx, mesh, site)
 	if err != nil {
-		return err
+		return view, err
 	}
-	view := groupView{Copies: map[domain.SiteID]api.GroupStatus{}, Estimate: map[domain.SiteID]api.LossEstimate{}}
+	view = groupView{Copies: map[domain.SiteID]api.GroupStatus{}, Estimate: map[domain.SiteID]api.LossEstimate{}}
 	for _, d := range list.Groups {
 		if d.Group.ID == id {
 			view.Desired = d
 		}
 	}
 	if view.Desired.Group.ID == "" {
-		return fmt.Errorf("group %s: %w: see holdfast group list", id, domain.ErrNotFound)
+		return view, fmt.Errorf("group %s: %w: see holdfast group list", id, domain.ErrNotFound)
 	}
 	for _, s := range view.Desired.Group.SitesOf() {
 		if err := view.ask(ctx, mesh, s, id); err != nil {
 			view.Problems = append(view.Problems, fmt.Sprintf("site %s: %v", s, err))
 		}
+	}
+	return view, nil
+}
+
+func groupShow(cmd *cobra.Command, r *remote, site string, id domain.GroupID) error {
+	view, err := lookAtGroup(cmd, r, site, id)
+	if err != nil {
+		return err
 	}
 	if r.output == "json" {
 		err = printJSON(cmd.OutOrStdout(), view)
@@ -135,6 +145,10 @@ func (v *groupView) print(cmd *cobra.Command) error {
 		fmt.Fprintf(w, "target\t%s, %s\n", t.Site, t.Mode)
 	}
 	for _, vol := range g.Volumes {
+		if vol.Removed {
+			fmt.Fprintf(w, "volume\t%s, removed, kept at each site\n", vol.ID)
+			continue
+		}
 		fmt.Fprintf(w, "volume\t%s, %d bytes\n", vol.ID, vol.SizeBytes)
 	}
 	for _, vm := range g.VMs {
@@ -154,7 +168,7 @@ func (v *groupView) print(cmd *cobra.Command) error {
 		}
 		printHeld(w, c)
 		if c.PolicyError != "" {
-			fmt.Fprintf(w, "\tchanged policy not adopted: %s\n", c.PolicyError)
+			fmt.Fprintf(w, "\tchanged definition not carried out: %s\n", c.PolicyError)
 		}
 		for _, d := range c.Disks {
 			fmt.Fprintf(w, "\t%s\n", d.URL)

@@ -136,7 +136,7 @@ func groupSet(cmd *cobra.Command, r *remote, site string, id domain.GroupID, o *
 	if o.settled {
 		ctx = cmd.Context() // a copy takes as long as it takes
 	}
-	st, err := awaitPolicy(ctx, conn, d, o.settled)
+	st, err := awaitCopy(ctx, conn, id, func(st api.GroupStatus) bool { return adopted(st, d) && (!o.settled || asAsked(st, d)) })
 	if err != nil {
 		return fmt.Errorf("group %s is changed (version %d), and its primary at site %s does not go by it yet: see holdfast group show %s: %w", id, d.Version, d.Site, id, err)
 	}
@@ -168,19 +168,19 @@ func serving(ctx context.Context, mesh *bus.Mesh, site string, id domain.GroupID
 	return nil, fmt.Errorf("group %s: %w: see holdfast group list", id, domain.ErrNotFound)
 }
 
-// awaitPolicy waits until the primary goes by a change, and with settled until every target is as it is to be.
-func awaitPolicy(ctx context.Context, conn *bus.Conn, d api.GroupDesired, settled bool) (api.GroupStatus, error) {
+// awaitCopy waits until the copy that serves a group is as it should be.
+func awaitCopy(ctx context.Context, conn *bus.Conn, id domain.GroupID, done func(api.GroupStatus) bool) (api.GroupStatus, error) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	last := errors.New("it has not said so")
 	for {
-		st, err := bus.Call[api.ReplicatorStatus](ctx, conn, api.ServiceReplicator, api.VerbStatus, api.GroupRequest{Group: d.Group.ID})
+		st, err := bus.Call[api.ReplicatorStatus](ctx, conn, api.ServiceReplicator, api.VerbStatus, api.GroupRequest{Group: id})
 		switch {
 		case err != nil:
 			last = err
 		case len(st.Groups) == 1 && st.Groups[0].PolicyError != "":
 			last = errors.New(st.Groups[0].PolicyError)
-		case len(st.Groups) == 1 && adopted(st.Groups[0], d) && (!settled || asAsked(st.Groups[0], d)):
+		case len(st.Groups) == 1 && done(st.Groups[0]):
 			return st.Groups[0], nil
 		}
 		select {

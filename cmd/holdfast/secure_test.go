@@ -227,6 +227,7 @@ func TestSecuredInstallationStartsMovesFailsOverAndComesBack(t *testing.T) {
 	s.policy("async")
 	s.policy("sync")
 	s.checkAudit("a", "a.operator", "group_set", "tester", "to sync")
+	s.volumes()
 	s.noViolation("policy")
 	s.order("switchover", "a", "b", "a test")
 	awaitGroup(t, s.files["b"], "b")
@@ -255,6 +256,47 @@ func TestSecuredInstallationStartsMovesFailsOverAndComesBack(t *testing.T) {
 	s.checkAudit("a", "a.failover", "campaign_won_erp_", "", "")
 	s.checkAudit("b", "a.failover", "demoted_erp_", "", "")
 	s.noViolation("failback")
+}
+
+// volumes adds a volume to the group while its VM runs, and removes it.
+func (s *secured) volumes() {
+	s.t.Helper()
+	volume := func(args ...string) outcome {
+		return holdfast(s.t.Context(), append([]string{"group", "volume", "--config", s.files["a"]}, args...)...)
+	}
+	if o := volume("add", "erp", "archive", "--size", "8MiB", "--why", "more room"); o.code != 0 || !strings.Contains(o.stdout, ".erp.archive.e") {
+		s.t.Fatalf("add: exit %d, %v: %s", o.code, o.err, o.stdout)
+	}
+	if o := volume("add", "erp", "archive", "--size", "8MiB"); o.code == 0 || !strings.Contains(o.err.Error(), "it has a volume archive") {
+		s.t.Fatalf("add again: exit %d, %v", o.code, o.err)
+	}
+	for what, args := range map[string][]string{"without --yes": {"remove", "erp", "archive", "--why", "a test"}, "of a vm": {"remove", "erp", "data", "--yes", "--why", "a test"}} {
+		if o := volume(args...); o.code != 3 {
+			s.t.Fatalf("remove %s: exit %d, %v", what, o.code, o.err)
+		}
+	}
+	if o := volume("remove", "erp", "archive", "--yes", "--why", "a test"); o.code != 0 || !strings.Contains(o.stdout, "kept at each site") {
+		s.t.Fatalf("remove: exit %d, %v: %s", o.code, o.err, o.stdout)
+	}
+	s.checkAudit("a", "a.operator", "group_set", "", "a test")
+	awaitVolumes(s.t, s.files["a"], "b", func(t []api.VolumeSlot) bool { return len(t) == 2 && t[1].ID == "archive" && t[1].Gone != 0 })
+}
+
+// awaitVolumes waits until a site's table of the group's volumes is as it should be.
+func awaitVolumes(t *testing.T, config string, site domain.SiteID, is func([]api.VolumeSlot) bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		o := holdfast(t.Context(), "group", "volume", "list", "erp", "--config", config, "--output", "json")
+		var v struct {
+			Sites map[domain.SiteID][]api.VolumeSlot
+		}
+		if o.code == 0 && json.Unmarshal([]byte(o.stdout), &v) == nil && is(v.Sites[site]) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("volumes at site %s: exit %d, %v: %s", site, o.code, o.err, o.stdout)
+		}
+	}
 }
 
 // policy changes the mode of the group's target while its VM runs, and waits until that is so.

@@ -151,14 +151,17 @@ type GroupSetRequest struct {
 	Group    domain.GroupID `json:"group"`
 	Revision uint64         `json:"revision,omitempty"` // as read from group_list at that site; 0: whatever is the newest
 	// Targets are sites whose mode is to change, and sites to add; Remove are those that are to be no target any more.
-	Targets      []domain.Target       `json:"targets,omitempty"`
-	Remove       []domain.SiteID       `json:"remove,omitempty"`
-	Tier         *int                  `json:"tier,omitempty"`
-	RPO          *time.Duration        `json:"rpo,omitempty"`
-	HoldDown     *time.Duration        `json:"hold_down,omitempty"`
-	OnTargetLoss domain.OnTargetLoss   `json:"on_target_loss,omitempty"`
-	Failover     domain.FailoverPolicy `json:"failover,omitempty"`
-	Congestion   domain.Congestion     `json:"congestion,omitempty"`
+	Targets []domain.Target `json:"targets,omitempty"`
+	Remove  []domain.SiteID `json:"remove,omitempty"`
+	// AddVolumes are new and empty; RemoveVolumes are served no more, and what they hold is kept at each site.
+	AddVolumes    []domain.Volume       `json:"add_volumes,omitempty"`
+	RemoveVolumes []domain.VolumeID     `json:"remove_volumes,omitempty"`
+	Tier          *int                  `json:"tier,omitempty"`
+	RPO           *time.Duration        `json:"rpo,omitempty"`
+	HoldDown      *time.Duration        `json:"hold_down,omitempty"`
+	OnTargetLoss  domain.OnTargetLoss   `json:"on_target_loss,omitempty"`
+	Failover      domain.FailoverPolicy `json:"failover,omitempty"`
+	Congestion    domain.Congestion     `json:"congestion,omitempty"`
 	// Placements say where the group's VMs live at sites that are added.
 	Placements map[domain.VMID]map[domain.SiteID]domain.VMPlacement `json:"placements,omitempty"`
 	Reason     string                                               `json:"reason,omitempty"`

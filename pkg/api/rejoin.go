@@ -20,7 +20,11 @@ type RejoinRequest struct {
 	Epoch   domain.Epoch    `json:"epoch"`
 	Site    domain.SiteID   `json:"site"` // the primary
 	Lineage []LineageEntry  `json:"lineage"`
-	Volumes []domain.Volume `json:"volumes"`
+	Volumes []domain.Volume `json:"volumes"` // of Table, for replicators that know no other
+	// Table is the primary's table of volumes; empty from a primary whose volumes have never changed, of an older version.
+	Table []VolumeSlot `json:"table,omitempty"`
+	// TableLSN is the last change that Table tells of.
+	TableLSN domain.LSN `json:"table_lsn,omitempty"`
 	// First and Last are the primary's changes that it can still send as frames.
 	First domain.LSN `json:"first_lsn"`
 	Last  domain.LSN `json:"last_lsn"`
@@ -43,6 +47,19 @@ type RejoinReply struct {
 	Compression []domain.Compression `json:"compression,omitempty"`
 	// Bundles says that this target takes several frames in one message, one after the other.
 	Bundles bool `json:"bundles,omitempty"`
+	// VolumesChange says that this target follows when volumes are added and removed in the group's order.
+	VolumesChange bool `json:"volumes_change,omitempty"`
+}
+
+// VolumeSlot is one place in a group's table of volumes, which says what an index in the group's changes means.
+type VolumeSlot struct {
+	ID        domain.VolumeID `json:"id"`
+	SizeBytes int64           `json:"size_bytes"`
+	// Born is the change that added it, under Epoch; 0: it is there from the group's beginning. Gone is the change that removed it;
+	// 0: it is served.
+	Born  domain.LSN   `json:"born_lsn,omitempty"`
+	Epoch domain.Epoch `json:"epoch,omitempty"`
+	Gone  domain.LSN   `json:"gone_lsn,omitempty"`
 }
 
 // UnfollowRequest tells a target that its primary sends it nothing more, because the group's policy says so: the copy stays as
@@ -58,6 +75,7 @@ type ResyncBegin struct {
 	Group   domain.GroupID `json:"group"`
 	Epoch   domain.Epoch   `json:"epoch"`
 	Session uint64         `json:"session"`
+	Table   []VolumeSlot   `json:"table,omitempty"` // the primary's, by which what is sent counts its volumes
 }
 
 // ResyncBegun says what the stage holds already. The target's image, for the sums of resync_hash, is its old one with that
@@ -75,4 +93,5 @@ type ResyncCommit struct {
 	Cut     domain.LSN     `json:"cut"` // the data sent holds every change up to here
 	LSN     domain.LSN     `json:"lsn"` // the frames sent hold Cut+1 up to here
 	Lineage []LineageEntry `json:"lineage"`
+	Table   []VolumeSlot   `json:"table,omitempty"` // the primary's as of LSN: that of the copy from then on
 }

@@ -127,6 +127,7 @@ type GroupStatus struct {
 	JournalUsed int64          `json:"journal_used_bytes"`
 	JournalSize int64          `json:"journal_size_bytes"`
 	Lineage     []LineageEntry `json:"lineage"`
+	Volumes     []VolumeSlot   `json:"volumes,omitempty"` // by index, removed ones too, as of AppliedLSN
 	Disks       []Disk         `json:"disks,omitempty"`
 	Targets     []TargetStatus `json:"targets,omitempty"` // at a primary
 	// WrittenFrameBytes is what was written for its targets since it became one.

@@ -37,7 +37,7 @@ func groupOf(g domain.Group) Group {
 	out := Group{ID: g.ID, Tier: g.Tier, Home: g.Home, Targets: g.Targets, Durability: g.Durability, OnTargetLoss: g.OnTargetLoss,
 		Failover: g.Failover, HoldDown: Duration(g.HoldDown), RPO: Duration(g.RPO), Congestion: g.Congestion, VMs: g.VMs,
 		Checkpoints: Checkpoints{Disabled: past.Disabled, Every: Duration(past.Every), Keep: Keep{Age: Duration(past.Keep.Age), Count: past.Keep.Count, Bytes: Size(past.Keep.Bytes)}}}
-	for _, vol := range g.Volumes {
+	for _, vol := range g.Served() {
 		out.Volumes = append(out.Volumes, Volume{ID: vol.ID, Size: Size(vol.SizeBytes)})
 	}
 	return out

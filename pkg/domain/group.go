@@ -1,6 +1,9 @@
 package domain
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Role is what a site is for one group.
 type Role string
@@ -139,6 +142,10 @@ type Target struct {
 type Volume struct {
 	ID        VolumeID `json:"id" yaml:"id"`
 	SizeBytes int64    `json:"size_bytes" yaml:"size_bytes"` // a multiple of 4096
+	// Added volumes came to the group while it ran, by a change in its order: a copy begins without them. Removed ones are served no
+	// more; they stay in the list, as their name is not given again.
+	Added   bool `json:"added,omitempty" yaml:"-"`
+	Removed bool `json:"removed,omitempty" yaml:"-"`
 }
 
 // VM is one protected machine. Its address and host list differ per site.
@@ -156,6 +163,11 @@ type VM struct {
 type VMPlacement struct {
 	Address string   `json:"address" yaml:"address"` // IPv4 or IPv6, no mask
 	Hosts   []HostID `json:"hosts" yaml:"hosts"`     // in order of preference
+}
+
+// Served lists the group's volumes without those that were removed.
+func (g Group) Served() []Volume {
+	return slices.DeleteFunc(slices.Clone(g.Volumes), func(v Volume) bool { return v.Removed })
 }
 
 // SitesOf lists the group's sites, home first.

@@ -93,6 +93,8 @@ func groups() []Definition {
 			says{"target_streaming", "A target has everything and receives each write as it happens."},
 			says{"target_ended", "The policy wants nothing more sent to a target; the detail says what becomes of its copy."},
 			says{"policy_adopted", "The primary goes by a changed policy; the detail says which targets change, and how."},
+			says{"volume_added", "A volume was added to the group, by the change with the event's LSN, and is served; the detail says which."},
+			says{"volume_removed", "A volume was removed from the group, by the change with the event's LSN; what it held is kept at each site."},
 			says{"resync_started", "The primary began to send a target what differs."},
 			says{"resync_progressed", "A resync goes on; the event says how far it is, its rate and the time left. Every ten seconds."},
 			says{"resync_completed", "A target has what it lacked; the event says how much was sent."},

@@ -140,6 +140,10 @@ func exampleReplica(fact string) ReplicaChanged {
 		r.Target, r.Detail = "a", "nothing more is sent; the copy at site a stays as it is, a whole prefix of the group's writes up to LSN 1042"
 	case "policy_adopted":
 		r.Detail = "a from sync to async"
+	case "volume_added":
+		r.Detail = "archive, 10737418240 bytes"
+	case "volume_removed":
+		r.Detail = "archive; what it held stays in archive.e257.1042.img at every site"
 	case "serving_stopped":
 		r.Detail = "demoted"
 	case "checkpoint_created":

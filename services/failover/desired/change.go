@@ -22,6 +22,9 @@ func Changed(g domain.Group, r api.GroupSetRequest) (domain.Group, error) {
 	if g.VMs, err = placed(g, r); err != nil {
 		return g, err
 	}
+	if g.Volumes, err = volumes(g, r); err != nil {
+		return g, err
+	}
 	set(&g.Tier, r.Tier)
 	set(&g.RPO, r.RPO)
 	set(&g.HoldDown, r.HoldDown)
@@ -63,6 +66,36 @@ func targets(g domain.Group, r api.GroupSetRequest) ([]domain.Target, error) {
 		default:
 			out = append(out, t)
 		}
+	}
+	return out, nil
+}
+
+// volumes gives the list with what was added at its end, and what was removed marked so.
+func volumes(g domain.Group, r api.GroupSetRequest) ([]domain.Volume, error) {
+	out := slices.Clone(g.Volumes)
+	at := func(id domain.VolumeID) int {
+		return slices.IndexFunc(out, func(v domain.Volume) bool { return v.ID == id })
+	}
+	for _, v := range r.AddVolumes {
+		switch i := at(v.ID); {
+		case i >= 0 && out[i].Removed:
+			return nil, fmt.Errorf("change group %s: %w: it had a volume %s, which was removed; a name is not given again: take another", g.ID, domain.ErrInvalid, v.ID)
+		case i >= 0:
+			return nil, fmt.Errorf("change group %s: %w: it has a volume %s", g.ID, domain.ErrConflict, v.ID)
+		}
+		out = append(out, domain.Volume{ID: v.ID, SizeBytes: v.SizeBytes, Added: true})
+	}
+	for _, id := range r.RemoveVolumes {
+		i := at(id)
+		if i < 0 || out[i].Removed {
+			return nil, fmt.Errorf("change group %s: %w: it has no volume %s", g.ID, domain.ErrNotFound, id)
+		}
+		for _, vm := range g.VMs {
+			if slices.Contains(vm.Volumes, id) {
+				return nil, fmt.Errorf("change group %s: %w: vm %s uses volume %s: only what no vm of the group uses is removed", g.ID, domain.ErrRefused, vm.ID, id)
+			}
+		}
+		out[i].Removed = true
 	}
 	return out, nil
 }

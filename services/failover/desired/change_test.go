@@ -3,6 +3,7 @@ package desired
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -12,7 +13,8 @@ import (
 
 func TestAChangeIsWhatItNamesAndNothingElse(t *testing.T) {
 	base := domain.Group{ID: "erp", Home: "a", Tier: 2, RPO: time.Second, OnTargetLoss: domain.TargetLossDegrade, Failover: domain.FailoverAuto,
-		Targets: []domain.Target{{Site: "b", Mode: domain.ModeSync}}, VMs: []domain.VM{{ID: "vm", Sites: map[domain.SiteID]domain.VMPlacement{"a": {Address: "10.0.0.1"}}}}}
+		Targets: []domain.Target{{Site: "b", Mode: domain.ModeSync}}, Volumes: []domain.Volume{{ID: "data", SizeBytes: 4096}, {ID: "spare", SizeBytes: 4096}, {ID: "old", SizeBytes: 4096, Removed: true}},
+		VMs: []domain.VM{{ID: "vm", Volumes: []domain.VolumeID{"data"}, Sites: map[domain.SiteID]domain.VMPlacement{"a": {Address: "10.0.0.1"}}}}}
 	tier, rpo := 1, 5*time.Second
 	at := domain.VMPlacement{Address: "10.3.0.1", Hosts: []domain.HostID{"c-h1"}}
 	for name, c := range map[string]struct {
@@ -26,6 +28,12 @@ func TestAChangeIsWhatItNamesAndNothingElse(t *testing.T) {
 		"numbers":      {api.GroupSetRequest{Tier: &tier, RPO: &rpo, HoldDown: &rpo}, func(g *domain.Group) { g.Tier, g.RPO, g.HoldDown = tier, rpo, rpo }},
 		"words": {api.GroupSetRequest{OnTargetLoss: domain.TargetLossSuspend, Failover: domain.FailoverManual},
 			func(g *domain.Group) { g.OnTargetLoss, g.Failover = domain.TargetLossSuspend, domain.FailoverManual }},
+		"volume added": {api.GroupSetRequest{AddVolumes: []domain.Volume{{ID: "x", SizeBytes: 8192}}},
+			func(g *domain.Group) {
+				g.Volumes = append(slices.Clone(g.Volumes), domain.Volume{ID: "x", SizeBytes: 8192, Added: true})
+			}},
+		"volume removed": {api.GroupSetRequest{RemoveVolumes: []domain.VolumeID{"spare"}},
+			func(g *domain.Group) { g.Volumes = slices.Clone(g.Volumes); g.Volumes[1].Removed = true }},
 		"place": {api.GroupSetRequest{Placements: map[domain.VMID]map[domain.SiteID]domain.VMPlacement{"vm": {"c": at}}},
 			func(g *domain.Group) { g.VMs[0].Sites["c"] = at }},
 	} {
@@ -40,7 +48,7 @@ func TestAChangeIsWhatItNamesAndNothingElse(t *testing.T) {
 			if !reflect.DeepEqual(got, want) {
 				t.Fatalf("%+v, want %+v", got, want)
 			}
-			if len(base.Targets) != 1 || base.Targets[0].Mode != domain.ModeSync || len(base.VMs[0].Sites) != 1 {
+			if len(base.Targets) != 1 || base.Targets[0].Mode != domain.ModeSync || len(base.VMs[0].Sites) != 1 || len(base.Volumes) != 3 || base.Volumes[1].Removed {
 				t.Fatal("the group that was given changed")
 			}
 		})
@@ -51,6 +59,20 @@ func TestAChangeIsWhatItNamesAndNothingElse(t *testing.T) {
 		"no such vm":       {Placements: map[domain.VMID]map[domain.SiteID]domain.VMPlacement{"other": {"c": at}}},
 	} {
 		if _, err := Changed(base, req); !errors.Is(err, domain.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, c := range map[string]struct {
+		req  api.GroupSetRequest
+		want error
+	}{
+		"a volume it has":       {api.GroupSetRequest{AddVolumes: []domain.Volume{{ID: "data", SizeBytes: 4096}}}, domain.ErrConflict},
+		"a name that was given": {api.GroupSetRequest{AddVolumes: []domain.Volume{{ID: "old", SizeBytes: 4096}}}, domain.ErrInvalid},
+		"a volume it has not":   {api.GroupSetRequest{RemoveVolumes: []domain.VolumeID{"x"}}, domain.ErrNotFound},
+		"one that is removed":   {api.GroupSetRequest{RemoveVolumes: []domain.VolumeID{"old"}}, domain.ErrNotFound},
+		"one that a vm uses":    {api.GroupSetRequest{RemoveVolumes: []domain.VolumeID{"data"}}, domain.ErrRefused},
+	} {
+		if _, err := Changed(base, c.req); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -54,9 +54,27 @@ func (s *Set) MarkAll() {
 	}
 }
 
-// Union adds the blocks of o, which must be over the same volumes.
+// Grow makes the set one over more volumes, of which it has nothing: sizes begins with those it is over.
+func (s *Set) Grow(sizes []int64) {
+	for _, n := range sizes[min(len(s.sizes), len(sizes)):] {
+		s.sizes = append(s.sizes, n)
+		s.bits = append(s.bits, make([]uint64, (blocks(n)+63)/64))
+	}
+}
+
+// First is the part of the set that lies in the first n volumes.
+func (s *Set) First(n int) *Set {
+	c := New(s.sizes[:min(n, len(s.sizes))])
+	for v := range c.bits {
+		copy(c.bits[v], s.bits[v])
+	}
+	return c
+}
+
+// Union adds the blocks of o, which must be over the same volumes as far as both go.
 func (s *Set) Union(o *Set) {
-	for v := range s.bits {
+	s.Grow(o.sizes)
+	for v := range o.bits {
 		for i, w := range o.bits[v] {
 			s.bits[v][i] |= w
 		}
@@ -153,17 +171,19 @@ func (s *Set) Encode() []byte {
 	return binary.LittleEndian.AppendUint32(out, crc32.Checksum(out, castagnoli))
 }
 
-// Decode reads what Encode made, over volumes of the given sizes. Any other bytes are ErrDamaged.
+// Decode reads what Encode made over the first volumes of the given sizes, or all of them: volumes may have been added since. Any
+// other bytes are ErrDamaged.
 func Decode(b []byte, sizes []int64) (*Set, error) {
 	if len(b) < 4 || binary.LittleEndian.Uint32(b[len(b)-4:]) != crc32.Checksum(b[:len(b)-4], castagnoli) {
 		return nil, fmt.Errorf("%w: checksum", ErrDamaged)
 	}
 	r := reader{b: b[:len(b)-4]}
-	if n := r.uvarint(); n != uint64(len(sizes)) {
-		return nil, fmt.Errorf("%w: of %d volumes, want %d", ErrDamaged, n, len(sizes))
+	over := r.uvarint()
+	if over > uint64(len(sizes)) {
+		return nil, fmt.Errorf("%w: of %d volumes, want %d", ErrDamaged, over, len(sizes))
 	}
 	s := New(sizes)
-	for v, size := range sizes {
+	for v, size := range sizes[:over] {
 		if n := r.uvarint(); n != uint64(size) {
 			return nil, fmt.Errorf("%w: volume %d of %d bytes, want %d", ErrDamaged, v, n, size)
 		}

@@ -53,7 +53,7 @@ func (s *store) loadBitmap(site domain.SiteID) (*dirtyMap, error) {
 	if len(b) < 16 {
 		return nil, fmt.Errorf("load dirty bitmap of target %s: %w", site, extent.ErrDamaged)
 	}
-	set, err := extent.Decode(b[16:], s.sizes)
+	set, err := extent.Decode(b[16:], s.sizes())
 	if err != nil {
 		return nil, fmt.Errorf("load dirty bitmap of target %s: %w", site, err)
 	}
@@ -95,6 +95,7 @@ func (s *store) dropAllBitmaps() error {
 
 // markFrames adds to set the blocks of the journal's changes in (after, upto].
 func (s *store) markFrames(set *extent.Set, after, upto domain.LSN) error {
+	set.Grow(s.sizes()) // it may be older than a volume that is written to
 	return s.eachFrame(after+1, upto, func(f *journal.Frame) error {
 		markFrame(set, f, after, upto)
 		return nil
@@ -115,7 +116,7 @@ func markFrame(set *extent.Set, f *journal.Frame, after, upto domain.LSN) {
 // writtenSince gives the blocks that this copy's changes after `since` touch: from the journal, and where that does not
 // reach back far enough, from a bitmap that does. known is false when neither does.
 func (s *store) writtenSince(since domain.LSN, maps []*dirtyMap) (set *extent.Set, known bool, err error) {
-	set = extent.New(s.sizes)
+	set = extent.New(s.sizes())
 	st := s.j.State()
 	from := since
 	if st.TailLSN > since+1 {

@@ -51,11 +51,11 @@ func TestSmallFramesGoToAnAsyncTargetInBundles(t *testing.T) {
 	if taken, raw := bundle(large, bundleBytes); taken != 1 || len(raw) != 1<<20 {
 		t.Errorf("a frame beyond a bundle goes alone: %d, %d bytes", taken, len(raw))
 	}
-	s.opens(api.RejoinReply{})
+	s.can(api.RejoinReply{})
 	if most := s.bundled(); most != 0 {
 		t.Error("a target that did not say so gets bundles")
 	}
-	s.opens(api.RejoinReply{Bundles: true})
+	s.can(api.RejoinReply{Bundles: true})
 	s.mu.Lock()
 	s.how = domain.ModeSync
 	s.mu.Unlock()

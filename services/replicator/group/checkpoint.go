@@ -50,7 +50,7 @@ func (s *store) overflow(site domain.SiteID, t *track, upto domain.LSN) error {
 	defer t.mu.Unlock()
 	d := t.dirty
 	if d == nil {
-		d = &dirtyMap{base: t.floor, upto: t.floor, set: extent.New(s.sizes)}
+		d = &dirtyMap{base: t.floor, upto: t.floor, set: extent.New(s.sizes())}
 	} else {
 		d = &dirtyMap{base: d.base, upto: d.upto, set: d.set.Clone()}
 	}

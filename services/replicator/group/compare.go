@@ -90,15 +90,15 @@ type staged struct {
 }
 
 // leftInStage reads a stage's file as far as it makes sense: up to the first record that is not whole, or is a frame.
-func (s *store) leftInStage(f *os.File) (left *resumed, err error) {
-	left = &resumed{set: extent.New(s.sizes), index: make([][]staged, len(s.sizes)), trees: map[stretch]*hashmap.Tree{}}
+func leftInStage(f *os.File, sizes []int64) (left *resumed, err error) {
+	left = &resumed{set: extent.New(sizes), index: make([][]staged, len(sizes)), trees: map[stretch]*hashmap.Tree{}}
 	type placed struct {
 		staged
 		volume int
 	}
 	var all []placed
 	errEnd := errors.New("as far as it goes")
-	err = readRecords(bufio.NewReaderSize(io.NewSectionReader(f, 0, 1<<62), 1<<20), s.sizes, func(r record) error {
+	err = readRecords(bufio.NewReaderSize(io.NewSectionReader(f, 0, 1<<62), 1<<20), sizes, func(r record) error {
 		if r.kind == recordFrame || r.off%extent.Block != 0 {
 			return errEnd
 		}
@@ -147,7 +147,7 @@ func (r *resumed) place(volume int, p staged) {
 
 // stagedImage reads a volume with what was staged before over it.
 type stagedImage struct {
-	vol   *volume
+	vol   io.ReaderAt
 	file  *os.File
 	index []staged
 }
@@ -174,6 +174,23 @@ func (o stagedImage) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
+// imageOf is what the copy has of a volume of the primary: nothing of one that is not its own.
+func (s *store) imageOf(st *stage, volume int) io.ReaderAt {
+	if volume < st.shared {
+		return s.vols()[volume]
+	}
+	return nothing{}
+}
+
+// nothing is zeroes without an end.
+type nothing struct{}
+
+// ReadAt implements io.ReaderAt.
+func (nothing) ReadAt(p []byte, _ int64) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
 const treesKept = 8
 
 // ResyncHash answers a primary's question for sums of this copy's image. b is the request as it came.
@@ -188,7 +205,7 @@ func (g *Group) ResyncHash(b []byte) ([]byte, error) {
 	if st == nil || st.epoch != epoch || st.session != session {
 		return nil, fmt.Errorf("resync group %s: no such stage: %w", g.id, domain.ErrConflict)
 	}
-	at, q, err := parseHashQuestion(rest, g.store.sizes)
+	at, q, err := parseHashQuestion(rest, st.sizes)
 	if err != nil {
 		return nil, fmt.Errorf("resync group %s: %w", g.id, err)
 	}
@@ -233,7 +250,7 @@ func (s *store) stageTree(st *stage, at stretch) (*hashmap.Tree, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }() // read only
-	if tree, err = hashStretch(stagedImage{s.vols[at.volume], f, r.index[at.volume]}, at); err != nil {
+	if tree, err = hashStretch(stagedImage{s.imageOf(st, at.volume), f, r.index[at.volume]}, at); err != nil {
 		return nil, err
 	}
 	r.mu.Lock()

@@ -138,7 +138,7 @@ func TestAStageIsReadAsFarAsItMakesSense(t *testing.T) {
 	c := newCluster(t, domain.ModeAsync)
 	c.boot("b")
 	s := c.nodes["b"].g.store
-	st, err := s.beginStage(257, 1)
+	st, err := s.beginStage(257, 1, s.slots())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,10 +157,10 @@ func TestAStageIsReadAsFarAsItMakesSense(t *testing.T) {
 		t.Fatal(err)
 	}
 	st.drop()
-	if _, err := s.vols[0].WriteAt(bytes.Repeat([]byte{0xee}, 40960), 0); err != nil {
+	if _, err := s.vols()[0].WriteAt(bytes.Repeat([]byte{0xee}, 40960), 0); err != nil {
 		t.Fatal(err)
 	}
-	again, err := s.beginStage(257, 2)
+	again, err := s.beginStage(257, 2, s.slots())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,6 +33,13 @@
 // target is admitted to the in-sync set or barred from it, and a barred one is waited for until the register is known not to
 // name it. Only then may a sender end. Nothing of a change is kept here, so there is no half of one after a kill.
 //
+// # Volumes
+//
+// Which volume an index means is in the group's order (package slots). A session's volumeLoop compares the table with the policy
+// and puts markers into the order; each copy makes the table of a marker its own, durably, before its volumes show that change
+// (followTable), and a resync brings the table of where it ends. The file of a slot that only another line had goes when its
+// content is in quarantine; the file of one that was removed stays.
+//
 // # Fence
 //
 // Each copy keeps, in the journal's superblocks, the highest epoch it was fenced to. Rejoin and promote refuse lower ones.

@@ -18,10 +18,10 @@ var errUndecided = errors.New("not decided")
 
 // readExact reads blocks of a volume at one LSN: they show every change up to it and none after.
 func (s *store) readExact(volume int, blocks []int64) (content [][]byte, at domain.LSN, err error) {
-	if volume < 0 || volume >= len(s.vols) || len(blocks) > exactBlocks {
+	if volume < 0 || volume >= len(s.vols()) || len(blocks) > exactBlocks {
 		return nil, 0, fmt.Errorf("read %d blocks of volume %d: %w", len(blocks), volume, domain.ErrInvalid)
 	}
-	v := s.vols[volume]
+	v := s.vols()[volume]
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
 	for _, b := range blocks {

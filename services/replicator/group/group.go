@@ -43,6 +43,7 @@ type Group struct {
 	failure     error
 	adopted     api.PolicyVersion // the policy in force, as desired state counts
 	policyError error             // why a newer one is not
+	volumeError error             // why its volumes are not those of the policy in force
 	heads       []api.Position    // what was heard of the primary's head, oldest first
 	line        line
 	commit      domain.LSN                     // acknowledged by the primary, as heard or seen in frames
@@ -168,7 +169,7 @@ func (g *Group) sessionEnded(s *session, began time.Time, cause error) {
 	}
 	lsn := s.st.last()
 	g.mu.Lock()
-	g.session = nil
+	g.session, g.volumeError = nil, nil
 	g.commit = s.st.applied()
 	lease := errors.Is(cause, domain.ErrNoLease) || errors.Is(cause, domain.ErrStaleEpoch) || errors.Is(cause, errOvertaken) || errors.Is(cause, errDemoted)
 	if !lease && !errors.Is(cause, errReplaced) && g.failure == nil {
@@ -279,13 +280,13 @@ func (g *Group) Status() api.GroupStatus {
 	st := g.store.j.State()
 	g.mu.Lock()
 	s, failure, staging := g.session, g.failure, g.staging
-	reply, adopted, policyError := g.reply, g.adopted, g.policyError
+	reply, adopted, policyError := g.reply, g.adopted, errors.Join(g.policyError, g.volumeError)
 	g.mu.Unlock()
 	out := api.GroupStatus{
 		Group: g.id, Role: domain.RoleTarget, Epoch: g.store.fence(), Consistent: failure == nil && !staging && !g.store.seeded() && st.Broken == nil,
 		HeadLSN: st.LastLSN, AppliedLSN: g.store.applied(), JournalUsed: st.UsedBytes, JournalSize: st.SizeBytes, Lineage: lineageToAPI(st.Lineage),
 	}
-	out.Policy = adopted
+	out.Policy, out.Volumes = adopted, g.store.slots()
 	if policyError != nil {
 		out.PolicyError = policyError.Error()
 	}

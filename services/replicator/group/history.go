@@ -43,11 +43,9 @@ func (s *store) openHistory(cfg Config) error {
 	if err := errors.Join(os.RemoveAll(s.overlaysDir()), os.MkdirAll(dir, 0o700)); err != nil {
 		return err
 	}
-	hc := history.Config{FS: journal.OS(), Dir: dir, Sizes: s.sizes, Keep: history.Keep{Age: c.Keep.Age, Count: c.Keep.Count, Bytes: c.Keep.Bytes},
+	hc := history.Config{FS: journal.OS(), Dir: dir, Keep: history.Keep{Age: c.Keep.Age, Count: c.Keep.Count, Bytes: c.Keep.Bytes},
 		Log: cfg.Logger, Names: func() ([]string, error) { return namesIn(dir) }, Lost: cfg.historyLost}
-	for _, v := range s.vols {
-		hc.Base = append(hc.Base, v)
-	}
+	hc.Base, hc.Sizes = s.table().past()
 	var err error
 	s.hist, err = history.Open(hc)
 	return err
@@ -143,10 +141,16 @@ type bringer struct {
 	ranges []history.Range
 }
 
-// bring gathers a frame; where a checkpoint lies in it, everything up to there is applied.
+// bring gathers a frame; where a checkpoint lies in it, or a change of the volumes, everything up to there is applied.
 func (b *bringer) bring(f *journal.Frame) error {
 	for i, e := range f.Entries {
 		lsn := f.FirstLSN + domain.LSN(i)
+		if _, is, _ := tableChange(e); is {
+			b.parts = append(b.parts, part{f, lsn - 1})
+			if err := errors.Join(b.flush(), b.s.followTable(e, lsn, f.Epoch)); err != nil {
+				return err
+			}
+		}
 		if r, ok := overwrites(e); ok && lsn > b.floor {
 			b.ranges = append(b.ranges, r)
 		}
@@ -281,7 +285,7 @@ func (s *store) pastMap(since domain.LSN) (*dirtyMap, error) {
 	if at.LSN == 0 {
 		return nil, nil
 	}
-	d := &dirtyMap{base: at.LSN, upto: s.applied(), set: extent.New(s.sizes)}
+	d := &dirtyMap{base: at.LSN, upto: s.applied(), set: extent.New(s.sizes())}
 	return d, s.hist.Changed(at.LSN, func(volume int, off, length int64) { d.set.Mark(volume, off, length) })
 }
 
@@ -300,6 +304,7 @@ const (
 	markEpoch = 0 // an epoch begins
 	markCrash = 1 // a checkpoint; its label is the marker's data
 	markApp   = 2 // the same, with the guests quiesced
+	// markVolumes is 3
 )
 
 // markerKind is the kind of checkpoint an entry asks for; empty for none.

@@ -85,7 +85,7 @@ func (g *Group) OpenCheckpoint(ctx context.Context, req api.CheckpointOpenReques
 		reply.Disks = have.disks
 		return reply, nil
 	}
-	which, err := g.volumesNamed(req.Volumes)
+	which, err := g.volumesNamed(req.Volumes, req.Checkpoint)
 	if err != nil {
 		return reply, err
 	}
@@ -101,17 +101,18 @@ func (g *Group) OpenCheckpoint(ctx context.Context, req api.CheckpointOpenReques
 	return reply, nil
 }
 
-// volumesNamed gives the indexes of volumes; all of them when none is named.
-func (g *Group) volumesNamed(ids []domain.VolumeID) ([]int, error) {
+// volumesNamed gives the indexes of volumes of a checkpoint; when none is named, all that were served then.
+func (g *Group) volumesNamed(ids []domain.VolumeID, lsn domain.LSN) ([]int, error) {
 	var out []int
-	for i, v := range g.store.group.Volumes {
-		if len(ids) == 0 || slices.Contains(ids, v.ID) {
+	then := g.store.slots().At(lsn)
+	for i, v := range then {
+		if len(ids) == 0 && v.Gone == 0 || slices.Contains(ids, v.ID) {
 			out = append(out, i)
 		}
 	}
 	for _, id := range ids {
-		if !slices.ContainsFunc(g.store.group.Volumes, func(v domain.Volume) bool { return v.ID == id }) {
-			return nil, fmt.Errorf("group %s has no volume %q: %w", g.id, id, domain.ErrNotFound)
+		if then.Find(id) < 0 {
+			return nil, fmt.Errorf("group %s has no volume %q at checkpoint %d: %w", g.id, id, lsn, domain.ErrNotFound)
 		}
 	}
 	return out, nil
@@ -132,7 +133,7 @@ func (g *Group) openOverlay(lsn domain.LSN, which []int) (o *overlay, err error)
 		return nil, err
 	}
 	for _, i := range which {
-		vol := g.store.group.Volumes[i]
+		vol := g.store.slots()[i]
 		unit, err := o.unit(i, vol, filevolume.IdentityOf("checkpoint\x00"+string(g.cfg.Site)+"\x00"+string(g.id)+"\x00"+string(vol.ID)+"\x00"+o.dir))
 		if err != nil {
 			return nil, fmt.Errorf("volume %s: %w", vol.ID, err)
@@ -154,7 +155,7 @@ func (g *Group) testIQN(v domain.VolumeID, lsn domain.LSN) string {
 }
 
 // unit is a volume of the checkpoint below an empty layer that takes what is written.
-func (o *overlay) unit(i int, v domain.Volume, id filevolume.Identity) (_ *filevolume.Volume, err error) {
+func (o *overlay) unit(i int, v api.VolumeSlot, id filevolume.Identity) (_ *filevolume.Volume, err error) {
 	data, err := scratch(filepath.Join(o.dir, string(v.ID)+".data"), v.SizeBytes)
 	if err != nil {
 		return nil, err
@@ -262,11 +263,12 @@ const MaxCheckpointRead = 1 << 20
 
 // ReadCheckpoint reads a piece of a volume as it was: see api.CheckpointReadRequest.
 func (g *Group) ReadCheckpoint(req api.CheckpointReadRequest) (reply api.CheckpointPiece, err error) {
-	i := slices.IndexFunc(g.store.group.Volumes, func(v domain.Volume) bool { return v.ID == req.Volume })
+	then := g.store.slots().At(req.Checkpoint)
+	i := then.Find(req.Volume)
 	if i < 0 {
-		return reply, fmt.Errorf("group %s has no volume %q: %w", g.id, req.Volume, domain.ErrNotFound)
+		return reply, fmt.Errorf("group %s has no volume %q at checkpoint %d: %w", g.id, req.Volume, req.Checkpoint, domain.ErrNotFound)
 	}
-	size := g.store.group.Volumes[i].SizeBytes
+	size := then[i].SizeBytes
 	if req.Offset < 0 || req.Length < 0 || req.Length > MaxCheckpointRead || req.Offset > size-req.Length {
 		return reply, fmt.Errorf("read %d bytes at %d of volume %s: %w", req.Length, req.Offset, req.Volume, domain.ErrInvalid)
 	}

@@ -213,8 +213,9 @@ func TestDivergedBlocksWhoseFramesLeftTheRingAreKeptToo(t *testing.T) {
 }
 
 func TestBitmapsSurviveAndDamageIsTold(t *testing.T) {
-	s := &store{dir: t.TempDir(), sizes: []int64{1 << 20}}
-	d := &dirtyMap{base: 7, upto: 99, set: extent.New(s.sizes)}
+	s := &store{dir: t.TempDir()}
+	s.tab.Store(&table{sizes: []int64{1 << 20}})
+	d := &dirtyMap{base: 7, upto: 99, set: extent.New(s.sizes())}
 	d.set.Mark(0, 8192, 4096)
 	if err := s.saveBitmap("b", d); err != nil {
 		t.Fatal(err)

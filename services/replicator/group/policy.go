@@ -12,7 +12,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
 
-// policy is the group as it is wanted now: its targets and what is asked of them. Its volumes are not looked at.
+// policy is the group as it is wanted now.
 func (s *store) policy() domain.Group {
 	if p := s.wants.Load(); p != nil {
 		return *p
@@ -26,6 +26,7 @@ func (s *store) policy() domain.Group {
 //	from sync  the register lets go of it first; until a majority has that, every write still waits for it
 //	to none    the same, then nothing more is sent; the copy stays as it is at that site
 //	new        a sender begins, with a copy of everything where nothing is there
+//	volumes    are added and removed by changes in the group's order (volumeLoop); the other copies follow that
 //
 // Nothing of it is kept here: a copy that was killed anywhere in between begins with what desired state says then, and the
 // register, which only names who is waited for, holds all along. An older version than the one in force is passed over.
@@ -54,8 +55,11 @@ func (g *Group) Adopt(ctx context.Context, d api.GroupDesired) error {
 func version(d api.GroupDesired) string { return fmt.Sprintf("%s.%d", d.Epoch, d.Version) }
 
 func (g *Group) adopt(ctx context.Context, def domain.Group) error {
-	if def.ID != g.id || def.Home != g.store.group.Home || !slices.Equal(def.Volumes, g.store.group.Volumes) {
-		return fmt.Errorf("its home and its volumes are not changed while it is open here; start the replicator again to open it as it is defined now: %w", domain.ErrInvalid)
+	if def.ID != g.id || def.Home != g.store.group.Home {
+		return fmt.Errorf("its home is not changed while it is open here; start the replicator again to open it as it is defined now: %w", domain.ErrInvalid)
+	}
+	if err := g.store.mayHave(def.Volumes); err != nil {
+		return err
 	}
 	for _, site := range def.SitesOf() {
 		if site == g.cfg.Site {
@@ -74,6 +78,7 @@ func (g *Group) adopt(ctx context.Context, def domain.Group) error {
 	if s == nil {
 		return nil
 	}
+	poke(s.volumeWake)
 	text, err := s.adopt(def)
 	if text != "" {
 		s.log.Info("policy adopted", "change", text)

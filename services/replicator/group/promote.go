@@ -113,6 +113,7 @@ func (g *Group) serveConfirmed(ctx context.Context, s *session) (api.PromoteRepl
 	g.mu.Lock()
 	g.reply = reply
 	g.mu.Unlock()
+	close(s.serving)
 	s.log.Info("promoted", "first_lsn", uint64(reply.FirstLSN), "loss", reply.Estimate.Text)
 	g.publish(ctx, "promoted", s.epoch, reply.FirstLSN, "", reply.Estimate.Text)
 	return reply, nil
@@ -243,32 +244,48 @@ func (g *Group) prepare(ctx context.Context, s *session, inSync []domain.SiteID,
 // serve offers every volume over iSCSI under names that carry the epoch.
 func (g *Group) serve(s *session) ([]api.Disk, error) {
 	var disks []api.Disk
-	for i, v := range g.store.group.Volumes {
-		iqn := g.iqn(v.ID, s.epoch)
-		u := &unit{s: s, volume: i}
-		if err := g.cfg.Portal.Add(iqn, u); err != nil {
-			return nil, fmt.Errorf("serve volume %s: %w", v.ID, err)
+	for i, v := range g.store.slots() {
+		if v.Gone != 0 {
+			continue
 		}
-		g.mu.Lock()
-		g.served[iqn] = true
-		g.mu.Unlock()
-		disks = append(disks, api.Disk{Volume: v.ID, URL: g.cfg.Portal.URL(iqn), Serial: u.Info().Serial})
+		d, err := g.serveVolume(s, i)
+		if err != nil {
+			return nil, err
+		}
+		disks = append(disks, d)
 	}
 	return disks, nil
 }
 
+func (g *Group) serveVolume(s *session, i int) (api.Disk, error) {
+	u := &unit{s: s, volume: i}
+	v := g.store.slots()[i].ID
+	iqn := g.iqn(v, s.epoch)
+	if err := g.cfg.Portal.Add(iqn, u); err != nil {
+		return api.Disk{}, fmt.Errorf("serve volume %s: %w", v, err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.served[iqn] = true
+	return api.Disk{Volume: v, URL: g.cfg.Portal.URL(iqn), Serial: u.Info().Serial}, nil
+}
+
 // unserve takes every volume of an epoch away; when it returns no answer can leave.
 func (g *Group) unserve(epoch domain.Epoch) {
-	for _, v := range g.store.group.Volumes {
-		iqn := g.iqn(v.ID, epoch)
-		g.mu.Lock()
-		is := g.served[iqn]
-		delete(g.served, iqn)
-		g.mu.Unlock()
-		if is {
-			if err := g.cfg.Portal.Remove(iqn); err != nil {
-				g.log.Warn("volume not taken away", "volume", string(v.ID), "error", err)
-			}
+	for _, v := range g.store.slots() {
+		g.unserveVolume(v.ID, epoch)
+	}
+}
+
+func (g *Group) unserveVolume(v domain.VolumeID, epoch domain.Epoch) {
+	iqn := g.iqn(v, epoch)
+	g.mu.Lock()
+	is := g.served[iqn]
+	delete(g.served, iqn)
+	g.mu.Unlock()
+	if is {
+		if err := g.cfg.Portal.Remove(iqn); err != nil {
+			g.log.Warn("volume not taken away", "volume", string(v), "error", err)
 		}
 	}
 }

@@ -37,7 +37,7 @@ func (s *store) quarantineTail(site domain.SiteID, common domain.LSN, maps []*di
 		return nil, nil
 	}
 	first := max(common+1, st.TailLSN)
-	item := api.Quarantined{Group: s.group.ID, Site: site, Epoch: lineage.EpochOf(s.lineage(), st.LastLSN), FirstLSN: common + 1, LastLSN: st.LastLSN, Volumes: s.quarantineVolumes()}
+	item := api.Quarantined{Group: s.group.ID, Site: site, Epoch: lineage.EpochOf(s.lineage(), st.LastLSN), FirstLSN: common + 1, LastLSN: st.LastLSN, Volumes: quarantineVolumes(s.slots())}
 	item.Path = filepath.Join(s.quarantineDir(), fmt.Sprintf("%s-e%d-%d-%d", s.group.ID, item.Epoch, common+1, st.LastLSN))
 	if have, err := readQuarantine(item.Path); err == nil {
 		return have, nil
@@ -70,16 +70,26 @@ func (s *store) quarantineTail(site domain.SiteID, common domain.LSN, maps []*di
 // keepFrames writes the frames from first on, and their extents into the map.
 func (s *store) keepFrames(item *api.Quarantined, first domain.LSN) error {
 	return writeFile(filepath.Join(item.Path, quarantineFrames), func(w *bufio.Writer) error {
+		names := s.slots()
+		defer func() { item.Volumes = quarantineVolumes(names) }()
 		return s.eachFrame(first, item.LastLSN, func(f *journal.Frame) error {
 			for i, e := range f.Entries {
 				lsn := f.FirstLSN + domain.LSN(i)
+				if c, is, err := tableChange(e); is { // the copy's volumes may not have come to it
+					if err == nil {
+						names, err = names.Apply(c, lsn, f.Epoch)
+					}
+					if err != nil {
+						return err
+					}
+				}
 				if lsn < first || e.Op == journal.OpFlush || e.Op == journal.OpMarker {
 					continue
 				}
 				item.Writes++
 				item.Bytes += uint64(e.Len)
 				item.Extents = append(item.Extents, api.QuarantinedExtent{
-					Volume: s.group.Volumes[e.Volume].ID, Offset: e.Off, Length: e.Len, LSN: lsn, Time: f.Time})
+					Volume: names[e.Volume].ID, Offset: e.Off, Length: e.Len, LSN: lsn, Time: f.Time})
 			}
 			if item.From.IsZero() {
 				item.From = f.Time
@@ -98,7 +108,7 @@ func (s *store) keepFrames(item *api.Quarantined, first domain.LSN) error {
 // keepBlocks writes the blocks that diverged and whose frames are gone from the ring: their order is lost, their last
 // content is not. When no bitmap tells which they are, that is all that the volumes hold.
 func (s *store) keepBlocks(item *api.Quarantined, common domain.LSN, maps []*dirtyMap) error {
-	set := extent.New(s.sizes)
+	set := extent.New(s.sizes())
 	if tail := s.j.State().TailLSN; tail > common+1 {
 		known := false
 		for _, d := range maps {
@@ -114,7 +124,7 @@ func (s *store) keepBlocks(item *api.Quarantined, common domain.LSN, maps []*dir
 	return writeFile(filepath.Join(item.Path, quarantineBlocks), func(w *bufio.Writer) error {
 		for run := range set.Runs(1 << 20) {
 			buf := make([]byte, run.Len)
-			if _, err := s.vols[run.Volume].ReadAt(buf, run.Off); err != nil {
+			if _, err := s.vols()[run.Volume].ReadAt(buf, run.Off); err != nil {
 				return err
 			}
 			if allZero(buf) {
@@ -125,7 +135,7 @@ func (s *store) keepBlocks(item *api.Quarantined, common domain.LSN, maps []*dir
 				return err
 			}
 			item.Bytes += uint64(run.Len)
-			item.Extents = append(item.Extents, api.QuarantinedExtent{Volume: s.group.Volumes[run.Volume].ID, Offset: run.Off, Length: run.Len})
+			item.Extents = append(item.Extents, api.QuarantinedExtent{Volume: s.slots()[run.Volume].ID, Offset: run.Off, Length: run.Len})
 		}
 		return nil
 	})

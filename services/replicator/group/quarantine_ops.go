@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/slots"
 )
 
 const (
@@ -92,7 +93,7 @@ func (s *store) quarantinedItem(id string) (api.Quarantined, error) {
 			continue
 		}
 		if len(item.Volumes) == 0 { // kept before items told their volumes
-			item.Volumes = s.quarantineVolumes()
+			item.Volumes = quarantineVolumes(slots.Of(s.group.Volumes))
 		}
 		return item, nil
 	}
@@ -126,9 +127,9 @@ func (s *store) finishDiscards() error {
 	return err
 }
 
-func (s *store) quarantineVolumes() []api.QuarantinedVolume {
+func quarantineVolumes(t slots.Table) []api.QuarantinedVolume {
 	var out []api.QuarantinedVolume
-	for _, v := range s.group.Volumes {
+	for _, v := range t {
 		out = append(out, api.QuarantinedVolume{ID: v.ID, SizeBytes: v.SizeBytes})
 	}
 	return out

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
 	"github.com/holdfast-dr/holdfast/services/replicator/lineage"
+	"github.com/holdfast-dr/holdfast/services/replicator/slots"
 )
 
 // maxDiverged bounds the set of diverged blocks in a reply; a larger one is sent as "everything".
@@ -44,11 +45,15 @@ func (g *Group) Rejoin(ctx context.Context, req api.RejoinRequest) (reply api.Re
 	}
 	common, known := lineage.Common(lineage.Copy{Lineage: g.store.lineage(), Last: g.store.last()},
 		lineage.Copy{Lineage: req.Lineage, Last: lineage.Unbounded})
-	reply = api.RejoinReply{LSN: common, Full: !known, Compression: []domain.Compression{domain.CompressionS2}, Bundles: true}
+	shared, err := g.sameVolumes(req, common)
+	if err != nil {
+		return reply, fmt.Errorf("rejoin group %s: %w", g.id, err)
+	}
+	reply = api.RejoinReply{LSN: common, Full: !known, Compression: []domain.Compression{domain.CompressionS2}, Bundles: true, VolumesChange: true}
 	if g.store.seeded() { // nothing here is the primary's until it was compared
 		reply.Resync, reply.Full = true, true
 	} else if !known || common < g.store.last() {
-		if err := g.diverged(ctx, &reply, known); err != nil {
+		if err := g.diverged(ctx, &reply, known, shared); err != nil {
 			return reply, fmt.Errorf("rejoin group %s: %w", g.id, err)
 		}
 	}
@@ -67,6 +72,25 @@ func (g *Group) Rejoin(ctx context.Context, req api.RejoinRequest) (reply api.Re
 	return reply, g.receive(ctx, req.Epoch, req.Lineage)
 }
 
+// sameVolumes refuses a primary whose volumes are others than here as of the last common change, as far as both show it, and says
+// how many they are. A copy without any change begins with those its primary began with.
+func (g *Group) sameVolumes(req api.RejoinRequest, common domain.LSN) (int, error) {
+	common = min(common, g.store.applied())
+	theirs := slots.Of(req.Volumes) // all that an older primary tells
+	if len(req.Table) > 0 {
+		theirs, common = req.Table, min(common, req.TableLSN)
+	}
+	ours := g.store.slots().At(common)
+	theirs = theirs.At(common)
+	if len(ours) == len(theirs) && ours.Shared(theirs) == len(ours) {
+		return len(ours), nil
+	}
+	if g.store.last() == 0 && !g.store.seeded() {
+		return len(theirs), g.store.change(theirs)
+	}
+	return 0, fmt.Errorf("site %s has volumes %v, here are %v as of change %d: %w", req.Site, theirs, ours, common, domain.ErrInvalid)
+}
+
 // mayFollow refuses what must not be followed, and ends what the epoch overtakes.
 func (g *Group) mayFollow(req api.RejoinRequest) error {
 	if fence := g.store.fence(); req.Epoch < fence {
@@ -77,9 +101,6 @@ func (g *Group) mayFollow(req api.RejoinRequest) error {
 	}
 	if req.Site == g.cfg.Site || !slices.Contains(g.store.policy().SitesOf(), req.Site) {
 		return fmt.Errorf("rejoin group %s: primary %q: %w", g.id, req.Site, domain.ErrInvalid)
-	}
-	if !slices.Equal(req.Volumes, g.store.group.Volumes) {
-		return fmt.Errorf("rejoin group %s: site %s has volumes %v, here are %v: %w", g.id, req.Site, req.Volumes, g.store.group.Volumes, domain.ErrInvalid)
 	}
 	s := g.current()
 	if s == nil {
@@ -120,7 +141,7 @@ func (g *Group) follow(ctx context.Context, req api.RejoinRequest) error {
 
 // diverged keeps the changes after the common point aside, and then takes them back if they never reached the volumes; if
 // they may have, the blocks they touched must come from the primary.
-func (g *Group) diverged(ctx context.Context, reply *api.RejoinReply, known bool) error {
+func (g *Group) diverged(ctx context.Context, reply *api.RejoinReply, known bool, shared int) error {
 	var maps []*dirtyMap
 	sites, err := g.store.bitmapSites()
 	if err != nil {
@@ -153,7 +174,10 @@ func (g *Group) diverged(ctx context.Context, reply *api.RejoinReply, known bool
 		reply.Quarantined = &short
 	}
 	if known && g.store.applied() <= reply.LSN && g.store.j.State().ReleasedLSN <= reply.LSN {
-		return g.store.j.Truncate(reply.LSN)
+		if err := g.store.j.Truncate(reply.LSN); err != nil {
+			return err
+		}
+		return g.store.cutTable(reply.LSN)
 	}
 	reply.Resync = true
 	set, told, err := g.store.writtenSince(reply.LSN, maps)
@@ -164,6 +188,7 @@ func (g *Group) diverged(ctx context.Context, reply *api.RejoinReply, known bool
 		reply.Full = true
 		return nil
 	}
+	set = set.First(shared) // later volumes are not the primary's
 	if reply.Diverged = set.Encode(); len(reply.Diverged) > maxDiverged {
 		reply.Full, reply.Diverged = true, nil
 	}
@@ -219,7 +244,11 @@ func (g *Group) ResyncBegin(ctx context.Context, req api.ResyncBegin) (api.Resyn
 	if err := g.applyAll(); err != nil {
 		return begun, fmt.Errorf("resync group %s: %w", g.id, g.failUnlessFull(err))
 	}
-	st, err := g.store.beginStage(req.Epoch, req.Session)
+	t := slots.Table(req.Table)
+	if len(t) == 0 { // of an older primary
+		t = g.store.slots()
+	}
+	st, err := g.store.beginStage(req.Epoch, req.Session, t)
 	if err != nil {
 		return begun, fmt.Errorf("resync group %s: %w", g.id, err)
 	}
@@ -256,7 +285,7 @@ func (g *Group) ResyncData(b []byte) error {
 	if raw, err = unpackRecord(raw); err != nil {
 		return err
 	}
-	if _, err := parseRecord(raw, g.store.sizes); err != nil {
+	if _, err := parseRecord(raw, st.sizes); err != nil {
 		return err
 	}
 	if err := g.cfg.failpoint("stage data"); err != nil {

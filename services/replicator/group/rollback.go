@@ -127,7 +127,7 @@ func (g *Group) rollBack(ctx context.Context, epoch domain.Epoch, lsn domain.LSN
 // quarantineAfter keeps what came after a checkpoint aside.
 func (g *Group) quarantineAfter(ctx context.Context, lsn domain.LSN) error {
 	s := g.store
-	d := &dirtyMap{base: lsn, upto: s.last(), set: extent.New(s.sizes)}
+	d := &dirtyMap{base: lsn, upto: s.last(), set: extent.New(s.sizes())}
 	if err := s.hist.Changed(lsn, func(volume int, off, length int64) { d.set.Mark(volume, off, length) }); err != nil {
 		return err
 	}
@@ -172,6 +172,9 @@ func (s *store) finishRollback(r rollback, failpoint func(string) error) error {
 	if err := failpoint("rollback reset"); err != nil {
 		return err
 	}
+	if err := s.cutTable(r.LSN); err != nil {
+		return err
+	}
 	err := s.remember(func(m *meta) { m.RolledTo, m.RolledUnder = r.LSN, epoch })
 	if err == nil {
 		err = s.dropAllBitmaps()
@@ -199,20 +202,24 @@ func (s *store) restore(r rollback, epoch domain.Epoch, failpoint func(string) e
 		}
 		return fmt.Errorf("the history was lost on the way; the copy is of use to nobody: move the group's folder %s aside and let another site send it anew: %w", s.dir, domain.ErrRefused)
 	}
+	then := len(s.slots().At(r.LSN))
 	err := s.hist.Restore(r.LSN, func(volume int, off int64, data []byte) error {
 		if err := failpoint("rollback block"); err != nil {
 			return err
 		}
-		if data == nil {
-			return s.vols[volume].Unmap(off, min(history.BlockSize, s.sizes[volume]-off))
+		if volume >= then {
+			return nil // it was added later, and goes
 		}
-		_, err := s.vols[volume].WriteAt(data, off)
+		if data == nil {
+			return s.vols()[volume].Unmap(off, min(history.BlockSize, s.sizes()[volume]-off))
+		}
+		_, err := s.vols()[volume].WriteAt(data, off)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	for _, v := range s.vols {
+	for _, v := range s.vols() {
 		if err := v.Sync(); err != nil {
 			return fmt.Errorf("flush: %w", err)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/slots"
 )
 
 // A seed is a carried image of a volume, <volume>.seed in the group's folder at a target. It becomes the volume's file when a
@@ -24,7 +25,7 @@ func (s *store) seedPath(v domain.VolumeID) string { return filepath.Join(s.dir,
 
 // plantSeeds takes the seeds of a copy that has no change yet. A kill between any two steps is made good at the next start.
 func (s *store) plantSeeds(last domain.LSN) error {
-	for _, v := range s.group.Volumes {
+	for _, v := range slots.Of(s.group.Volumes) {
 		st, err := os.Stat(s.seedPath(v.ID))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -40,7 +41,7 @@ func (s *store) plantSeeds(last domain.LSN) error {
 		if err := s.remember(func(m *meta) { m.Seeded = true }); err != nil {
 			return err
 		}
-		if err := os.Rename(s.seedPath(v.ID), s.volumePath(v.ID)); err != nil {
+		if err := os.Rename(s.seedPath(v.ID), s.volumePath(v)); err != nil {
 			return err
 		}
 		if err := syncDir(s.dir); err != nil {
@@ -67,6 +68,9 @@ func PlaceSeed(ctx context.Context, dir string, def domain.Group, volume domain.
 	for _, v := range def.Volumes {
 		if v.ID == volume {
 			size = v.SizeBytes
+		}
+		if v.ID == volume && v.Added {
+			return fail(fmt.Errorf("it was added while the group ran; what it holds is sent: %w", domain.ErrRefused))
 		}
 	}
 	if size < 0 {

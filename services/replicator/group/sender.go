@@ -33,6 +33,7 @@ type sender struct {
 	reached    bool // rejoined at least once in this session: acked means something
 	packs      bool // the target opens envelopes
 	bundles    bool // the target takes several frames in one message
+	changes    bool // the target follows when volumes are added and removed
 	sent       sentBytes
 	acked      domain.LSN
 	ackTime    time.Time // of the target's last frame
@@ -226,7 +227,7 @@ func (t *sender) connectAndStream(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.opens(reply)
+	t.can(reply)
 	from := reply.LSN
 	if err := t.stillInSync(ctx, reply); err != nil {
 		return err
@@ -255,12 +256,13 @@ const rejoinTimeout = 4 * time.Second
 func (t *sender) rejoin(ctx context.Context) (_ api.RejoinReply, err error) {
 	ctx, span := t.s.linked(ctx, "rejoin", t.site)
 	defer func() { telemetry.End(span, err) }()
-	st := t.s.st.j.State()
+	st, applied := t.s.st.j.State(), t.s.st.applied()
+	table := t.s.st.slots()
 	ctx, cancel := context.WithTimeout(ctx, rejoinTimeout)
 	defer cancel()
 	return bus.Call[api.RejoinReply](ctx, t.conn, api.ServiceReplicator, api.VerbRejoin, api.RejoinRequest{
 		Group: t.s.st.group.ID, Epoch: t.s.epoch, Site: t.s.g.cfg.Site, Lineage: lineageToAPI(st.Lineage),
-		Volumes: t.s.st.group.Volumes, First: st.TailLSN, Last: st.LastLSN,
+		Volumes: table.Volumes(), Table: table, TableLSN: applied, First: st.TailLSN, Last: st.LastLSN,
 		Cause: t.s.cameFrom(),
 	})
 }
@@ -296,7 +298,7 @@ func (t *sender) status(head domain.LSN) api.TargetStatus {
 	defer t.mu.Unlock()
 	st := api.TargetStatus{Site: t.site, Mode: t.how, State: t.state, DurableLSN: t.acked, ResyncBytes: t.resynced, ResyncTotal: t.total}
 	st.SentBytes, st.SentFrameBytes, st.RateLimit = t.sent.wire, t.sent.frames, t.via.Rate(time.Now())
-	for _, n := range t.s.st.sizes {
+	for _, n := range t.s.st.sizes() {
 		st.VolumeBytes += uint64(n)
 	}
 	if head > t.acked {

@@ -94,14 +94,14 @@ func (t *sender) openStage(ctx context.Context, session uint64, set *extent.Set,
 	t.mu.Unlock()
 	cctx, cancel := context.WithTimeout(ctx, resyncTimeout)
 	defer cancel()
-	begun, err := bus.Call[api.ResyncBegun](cctx, t.conn, api.ServiceReplicator, api.VerbResyncBegin, api.ResyncBegin{Group: t.s.st.group.ID, Epoch: t.s.epoch, Session: session})
+	begun, err := bus.Call[api.ResyncBegun](cctx, t.conn, api.ServiceReplicator, api.VerbResyncBegin, api.ResyncBegin{Group: t.s.st.group.ID, Epoch: t.s.epoch, Session: session, Table: t.s.st.slots()})
 	if err != nil {
 		return nil, err
 	}
 	whole := t.everything(set)
 	detail, resumed := "", int64(0)
 	if len(begun.Staged) > 0 {
-		staged, err := extent.Decode(begun.Staged, t.s.st.sizes)
+		staged, err := extent.Decode(begun.Staged, t.s.st.sizes())
 		if err != nil {
 			return nil, err
 		}
@@ -138,7 +138,7 @@ func cannotCompare(err error) bool { return bus.Unanswered(err) || errors.Is(err
 // everything reports whether a set is all blocks of all volumes.
 func (t *sender) everything(set *extent.Set) bool {
 	var all int64
-	for _, n := range t.s.st.sizes {
+	for _, n := range t.s.st.sizes() {
 		all += n
 	}
 	return set.Bytes() == all
@@ -153,10 +153,10 @@ func (t *sender) compare(ctx context.Context, session uint64, set *extent.Set, r
 	t.pass.resumed, t.pass.toCompare = resumed, uint64(set.Bytes())
 	t.pass.enter(api.ResyncComparing, t.pass.toCompare)
 	t.mu.Unlock()
-	out := extent.New(t.s.st.sizes)
+	out := extent.New(t.s.st.sizes())
 	var mu sync.Mutex
 	zero := zeroTrees()
-	err := inFlight(ctx, stretches(t.s.st.sizes, set), func(ctx context.Context, at stretch) error {
+	err := inFlight(ctx, stretches(t.s.st.sizes(), set), func(ctx context.Context, at stretch) error {
 		blocks, err := t.compareStretch(ctx, session, at, zero)
 		if err != nil {
 			return err
@@ -178,7 +178,7 @@ func (t *sender) compare(ctx context.Context, session uint64, set *extent.Set, r
 
 // compareStretch walks down one stretch's tree.
 func (t *sender) compareStretch(ctx context.Context, session uint64, at stretch, zero func(int64) *hashmap.Tree) ([]uint32, error) {
-	tree, err := hashStretch(t.s.st.vols[at.volume], at)
+	tree, err := hashStretch(t.s.st.vols()[at.volume], at)
 	if err != nil {
 		return nil, err
 	}

@@ -65,7 +65,7 @@ func (t *sender) resync(ctx context.Context, r api.RejoinReply) (err error) {
 		t.addTotal(uint64(set.Bytes()))
 	}
 	if err := t.call(ctx, api.VerbResyncCommit, api.ResyncCommit{
-		Group: t.s.st.group.ID, Epoch: t.s.epoch, Session: session, Cut: cut, LSN: end, Lineage: t.s.st.lineage()}); err != nil {
+		Group: t.s.st.group.ID, Epoch: t.s.epoch, Session: session, Cut: cut, LSN: end, Lineage: t.s.st.lineage(), Table: t.s.st.slots().At(end)}); err != nil {
 		return fmt.Errorf("resync target %s: %w", t.site, err)
 	}
 	t.mu.Lock()
@@ -96,15 +96,15 @@ func (t *sender) toSend(r api.RejoinReply) (*extent.Set, domain.LSN, error) {
 	t.track.mu.Lock()
 	defer t.track.mu.Unlock()
 	cut := st.applied()
-	t.track.cut, t.track.fresh = cut, extent.New(st.sizes)
-	full := extent.New(st.sizes)
+	t.track.cut, t.track.fresh = cut, extent.New(st.sizes())
+	full := extent.New(st.sizes())
 	full.MarkAll()
 	if r.Full {
 		return full, cut, nil
 	}
-	set := extent.New(st.sizes)
+	set := extent.New(st.sizes())
 	if len(r.Diverged) > 0 {
-		d, err := extent.Decode(r.Diverged, st.sizes)
+		d, err := extent.Decode(r.Diverged, st.sizes())
 		if err != nil {
 			return nil, 0, err
 		}
@@ -130,7 +130,7 @@ func (t *sender) nextRound(cut domain.LSN) (*extent.Set, domain.LSN, error) {
 	if err := st.markFrames(set, max(cut, st.j.State().TailLSN-1), next); err != nil {
 		return nil, 0, err
 	}
-	t.track.cut, t.track.fresh = next, extent.New(st.sizes)
+	t.track.cut, t.track.fresh = next, extent.New(st.sizes())
 	return set, next, nil
 }
 
@@ -158,7 +158,7 @@ func (t *sender) publishResync(ctx context.Context, fact string, lsn domain.LSN,
 	t.mu.Lock()
 	f := event.ReplicaChanged{Fact: fact, Group: t.s.st.group.ID, Site: t.s.g.cfg.Site, Epoch: t.s.epoch, LSN: lsn, Target: t.site, Bytes: t.resynced, Detail: detail}
 	t.mu.Unlock()
-	for _, n := range t.s.st.sizes {
+	for _, n := range t.s.st.sizes() {
 		f.Volume += uint64(n)
 	}
 	t.s.g.emit(ctx, f)
@@ -178,7 +178,7 @@ func (t *sender) sendBlocks(ctx context.Context, session uint64, set *extent.Set
 
 func (t *sender) sendBlock(ctx context.Context, session uint64, run extent.Run) error {
 	buf := make([]byte, run.Len)
-	if _, err := t.s.st.vols[run.Volume].ReadAt(buf, run.Off); err != nil {
+	if _, err := t.s.st.vols()[run.Volume].ReadAt(buf, run.Off); err != nil {
 		return err
 	}
 	rec := record{kind: recordData, volume: uint16(run.Volume), off: run.Off, length: run.Len, payload: buf}

@@ -15,12 +15,12 @@ type sentBytes struct {
 	frames uint64 // as the journal has it
 }
 
-// opens keeps whether the target understands what its transport asks for. One of an older version gets frames as they are, one by
+// can keeps whether the target understands what its transport asks for. One of an older version gets frames as they are, one by
 // one.
-func (t *sender) opens(r api.RejoinReply) {
+func (t *sender) can(r api.RejoinReply) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.packs, t.bundles = slices.Contains(r.Compression, t.via.Compression), r.Bundles
+	t.packs, t.bundles, t.changes = slices.Contains(r.Compression, t.via.Compression), r.Bundles, r.VolumesChange
 }
 
 // Frames go to an asynchronous target in bundles, so that what a message costs at both sites is paid once for many small writes:

@@ -36,12 +36,14 @@ type session struct {
 	// served before: a copy that had more than this one, unacknowledged, could otherwise show it later, after a reader
 	// here has seen that it is not there.
 	confirmed chan struct{}
+	serving   chan struct{} // closed when the volumes are served that the epoch began with
 
-	window   *window
-	senders  senders
-	changing sync.Mutex // held while targets come and go, and while the ring lets go of what they have
-	register *registrar
-	kickCkpt chan struct{}
+	volumeWake chan struct{} // the volumes may be wanted otherwise
+	window     *window
+	senders    senders
+	changing   sync.Mutex // held while targets come and go, and while the ring lets go of what they have
+	register   *registrar
+	kickCkpt   chan struct{}
 
 	commitWake, completeWake chan struct{}
 	released                 chan struct{} // the ring has room again
@@ -95,7 +97,7 @@ func newSession(ctx context.Context, g *Group, epoch domain.Epoch, deadline cloc
 	n := g.store.j.Next()
 	s := &session{
 		g: g, st: g.store, epoch: epoch, gate: newGate(g.cfg.Now, deadline), log: g.log.With("epoch", epoch.String()),
-		ended: make(chan struct{}), confirmed: make(chan struct{}), window: newWindow(),
+		ended: make(chan struct{}), confirmed: make(chan struct{}), serving: make(chan struct{}), volumeWake: make(chan struct{}, 1), window: newWindow(),
 		kickCkpt: make(chan struct{}, 1), commitWake: make(chan struct{}, 1), completeWake: make(chan struct{}, 1), released: make(chan struct{}, 1),
 		next: n.FirstLSN, number: 1, applied: n.FirstLSN - 1, required: map[domain.SiteID]bool{}, spares: []*journal.Builder{journal.NewBuilder()},
 		cache: cache{on: g.store.group.Durability == domain.DurabilityCached, pages: map[cachePage]int{}},
@@ -109,7 +111,7 @@ func newSession(ctx context.Context, g *Group, epoch domain.Epoch, deadline cloc
 func (s *session) start() {
 	s.core.Go(s.commitLoop)
 	s.core.Go(s.completeLoop)
-	for _, run := range []func(){s.guardLoop, s.checkpointLoop, s.watchLoop, s.headLoop, s.scrubLoop, s.register.run} {
+	for _, run := range []func(){s.guardLoop, s.checkpointLoop, s.watchLoop, s.headLoop, s.scrubLoop, s.register.run, s.volumeLoop} {
 		s.wg.Go(run)
 	}
 	for _, t := range s.senders.all() {
@@ -256,7 +258,7 @@ func (s *session) pump() (ended []result) {
 // compare holds a command's expectation against the volume. Under mu, with nothing in flight.
 func (s *session) compare(o *op) error {
 	have := make([]byte, len(o.cmd.Compare))
-	if _, err := s.st.vols[o.volume].ReadAt(have, o.cmd.Off); err != nil {
+	if _, err := s.st.vols()[o.volume].ReadAt(have, o.cmd.Off); err != nil {
 		return fmt.Errorf("compare: %w: %w", target.ErrMedium, err)
 	}
 	for i := range have {

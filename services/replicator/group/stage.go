@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/history"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/slots"
 	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
 
@@ -33,6 +34,10 @@ type stage struct {
 	w  *bufio.Writer
 
 	resumed *resumed
+	// What is sent counts volumes by the primary's table: it has these sizes, and begins with so many of the copy's volumes. The rest
+	// of it is new here.
+	sizes  []int64
+	shared int
 }
 
 // Kinds of record.
@@ -59,6 +64,7 @@ const (
 	maxRecordBytes = journal.MaxFrameBytes
 	stageFile      = "data"
 	stageMarker    = "commit.json"
+	stageTable     = "volumes.json"
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -145,18 +151,19 @@ func (s *store) stageDir() string { return filepath.Join(s.dir, "stage") }
 func (s *store) stagePath() string { return filepath.Join(s.stageDir(), stageFile) }
 
 // beginStage opens the stage. A process that is killed loses at most what waits to be written, 64 KiB. What an earlier one holds whole, before its first frame, stays; frames of another resync do not.
-func (s *store) beginStage(epoch domain.Epoch, session uint64) (*stage, error) {
+func (s *store) beginStage(epoch domain.Epoch, session uint64, t slots.Table) (*stage, error) {
 	if err := s.dropMarker(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(s.stageDir(), 0o700); err != nil {
+	if err := s.countBy(t); err != nil {
 		return nil, err
 	}
+	st := &stage{epoch: epoch, session: session, sizes: t.Sizes(), shared: s.slots().Shared(t)}
 	f, err := os.OpenFile(s.stagePath(), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	left, err := s.leftInStage(f)
+	left, err := leftInStage(f, st.sizes)
 	if err == nil {
 		err = f.Truncate(left.bytes)
 	}
@@ -166,7 +173,30 @@ func (s *store) beginStage(epoch domain.Epoch, session uint64) (*stage, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &stage{epoch: epoch, session: session, f: f, w: bufio.NewWriterSize(f, 64<<10), resumed: left}, nil
+	st.f, st.w, st.resumed = f, bufio.NewWriterSize(f, 64<<10), left
+	return st, nil
+}
+
+// countBy makes the stage one whose records count volumes by a table. What it holds by another one goes.
+func (s *store) countBy(t slots.Table) error {
+	path := filepath.Join(s.stageDir(), stageTable)
+	b, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var before slots.Table
+	if err == nil && json.Unmarshal(b, &before) != nil || before.Shared(t) != len(before) {
+		if err := s.discardStage(); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(s.stageDir(), 0o700); err != nil {
+		return err
+	}
+	if b, err = json.Marshal(t); err != nil {
+		return err
+	}
+	return writeDurably(path, b)
 }
 
 // add keeps one encoded record. Safe for concurrent use.
@@ -203,7 +233,7 @@ func (s *store) sealStage(st *stage, c api.ResyncCommit) error {
 	if err := errors.Join(st.w.Flush(), st.f.Sync()); err != nil {
 		return fmt.Errorf("resync: make the stage durable: %w", err)
 	}
-	if err := s.checkStage(st.f, c); err != nil {
+	if err := st.check(c); err != nil {
 		return err
 	}
 	b, err := json.Marshal(c)
@@ -216,10 +246,10 @@ func (s *store) sealStage(st *stage, c api.ResyncCommit) error {
 	return writeDurably(filepath.Join(s.stageDir(), stageMarker), b)
 }
 
-// checkStage reads the stage once and refuses it when the frames do not reach from the cut to the end without a gap.
-func (s *store) checkStage(f *os.File, c api.ResyncCommit) error {
+// check reads the stage once and refuses it when the frames do not reach from the cut to the end without a gap.
+func (st *stage) check(c api.ResyncCommit) error {
 	at := c.Cut
-	err := s.eachRecord(f, func(r record) error {
+	err := eachRecord(st.f, st.sizes, func(r record) error {
 		if r.kind != recordFrame {
 			return nil
 		}
@@ -240,8 +270,8 @@ func (s *store) checkStage(f *os.File, c api.ResyncCommit) error {
 }
 
 // eachRecord reads the stage from its beginning.
-func (s *store) eachRecord(f *os.File, visit func(record) error) error {
-	return readRecords(bufio.NewReaderSize(io.NewSectionReader(f, 0, 1<<62), 1<<20), s.sizes, visit)
+func eachRecord(f *os.File, sizes []int64, visit func(record) error) error {
+	return readRecords(bufio.NewReaderSize(io.NewSectionReader(f, 0, 1<<62), 1<<20), sizes, visit)
 }
 
 // readRecords reads records one after the other. What visit is given lasts until it returns.
@@ -297,14 +327,21 @@ func (s *store) applyStage(c api.ResyncCommit, failpoint func(string) error) err
 		return err
 	}
 	defer func() { _ = f.Close() }() // read only
-	b := stageBatch{s: s, c: c, failpoint: failpoint}
-	if err := s.eachRecord(f, b.add); err != nil {
+	next := s.table()
+	if len(c.Table) > 0 { // an older primary has none
+		if next, err = s.prepare(c.Table); err != nil {
+			return fmt.Errorf("apply the stage of group %s: %w", s.group.ID, err)
+		}
+		defer func() { s.abandon(next) }()
+	}
+	b := stageBatch{s: s, c: c, next: next, shared: s.slots().Shared(next.slots), failpoint: failpoint}
+	if err := eachRecord(f, next.sizes, b.add); err != nil {
 		return fmt.Errorf("apply the stage of group %s: %w", s.group.ID, err)
 	}
 	if err := b.flush(); err != nil {
 		return fmt.Errorf("apply the stage of group %s: %w", s.group.ID, err)
 	}
-	for _, v := range s.vols {
+	for _, v := range next.vols {
 		if err := v.Sync(); err != nil {
 			return fmt.Errorf("apply the stage of group %s: flush: %w", s.group.ID, err)
 		}
@@ -314,6 +351,14 @@ func (s *store) applyStage(c api.ResyncCommit, failpoint func(string) error) err
 	}
 	if err := s.reset(c.LSN, c.Lineage); err != nil {
 		return fmt.Errorf("apply the stage of group %s: %w", s.group.ID, err)
+	}
+	if err := failpoint("stage reset, old volumes"); err != nil {
+		return err
+	}
+	if next != s.table() { // only now: a start in between redoes no frame that means other volumes
+		if err := s.turnTo(next); err != nil {
+			return fmt.Errorf("apply the stage of group %s: %w", s.group.ID, err)
+		}
 	}
 	if err := s.remember(func(m *meta) { m.Seeded = false }); err != nil {
 		return err
@@ -350,6 +395,8 @@ func (s *store) discardStage() error {
 type stageBatch struct {
 	s         *store
 	c         api.ResyncCommit
+	next      *table // what the copy will have
+	shared    int    // so many of its volumes are there already
 	failpoint func(string) error
 	records   []record
 	ranges    []history.Range
@@ -360,7 +407,7 @@ const stageBatchBytes = 8 << 20
 
 func (b *stageBatch) add(r record) error {
 	if !b.s.hist.Recording() {
-		return errors.Join(b.failpoint("stage record"), b.s.applyRecord(r, b.c))
+		return errors.Join(b.failpoint("stage record"), b.apply(r))
 	}
 	r.payload = bytes.Clone(r.payload) // the next record takes its place
 	if err := b.note(r); err != nil {
@@ -377,10 +424,10 @@ func (b *stageBatch) add(r record) error {
 func (b *stageBatch) note(r record) error {
 	switch r.kind {
 	case recordData:
-		b.ranges = append(b.ranges, history.Range{Volume: int(r.volume), Off: r.off, Len: r.length, Data: r.payload})
+		b.overwrites(history.Range{Volume: int(r.volume), Off: r.off, Len: r.length, Data: r.payload})
 		return nil
 	case recordZero:
-		b.ranges = append(b.ranges, history.Range{Volume: int(r.volume), Off: r.off, Len: r.length, Zero: true})
+		b.overwrites(history.Range{Volume: int(r.volume), Off: r.off, Len: r.length, Zero: true})
 		return nil
 	}
 	f, err := journal.Decode(r.payload)
@@ -389,10 +436,17 @@ func (b *stageBatch) note(r record) error {
 	}
 	for i, e := range f.Entries {
 		if x, ok := overwrites(e); ok && f.FirstLSN+domain.LSN(i) > b.c.Cut {
-			b.ranges = append(b.ranges, x)
+			b.overwrites(x)
 		}
 	}
 	return nil
+}
+
+// overwrites notes a range, if the past has its volume.
+func (b *stageBatch) overwrites(r history.Range) {
+	if r.Volume < b.shared {
+		b.ranges = append(b.ranges, r)
+	}
 }
 
 func (b *stageBatch) flush() error {
@@ -400,7 +454,7 @@ func (b *stageBatch) flush() error {
 		return err
 	}
 	for _, r := range b.records {
-		if err := errors.Join(b.failpoint("stage record"), b.s.applyRecord(r, b.c)); err != nil {
+		if err := errors.Join(b.failpoint("stage record"), b.apply(r)); err != nil {
 			return err
 		}
 	}
@@ -408,37 +462,37 @@ func (b *stageBatch) flush() error {
 	return nil
 }
 
-func (s *store) applyRecord(r record, c api.ResyncCommit) error {
+func (b *stageBatch) apply(r record) error {
 	switch r.kind {
 	case recordData:
-		_, err := s.vols[r.volume].WriteAt(r.payload, r.off)
+		_, err := b.next.vols[r.volume].WriteAt(r.payload, r.off)
 		return err
 	case recordZero:
-		return s.vols[r.volume].Unmap(r.off, r.length)
+		return b.next.vols[r.volume].Unmap(r.off, r.length)
 	}
 	f, err := journal.Decode(r.payload)
 	if err != nil {
 		return err
 	}
 	for i, e := range f.Entries {
-		if f.FirstLSN+domain.LSN(i) <= c.Cut {
+		if f.FirstLSN+domain.LSN(i) <= b.c.Cut {
 			continue
 		}
-		if err := s.applyEntry(e); err != nil {
+		if err := b.next.apply(e); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *store) applyEntry(e journal.Entry) error {
+func (t *table) apply(e journal.Entry) error {
 	if e.Op == journal.OpFlush || e.Op == journal.OpMarker {
 		return nil
 	}
-	if int(e.Volume) >= len(s.vols) {
-		return fmt.Errorf("volume %d of %d: %w", e.Volume, len(s.vols), domain.ErrNotFound)
+	if int(e.Volume) >= len(t.vols) {
+		return fmt.Errorf("volume %d of %d: %w", e.Volume, len(t.vols), domain.ErrNotFound)
 	}
-	v := s.vols[e.Volume]
+	v := t.vols[e.Volume]
 	switch e.Op {
 	case journal.OpZero:
 		return v.Zero(e.Off, e.Len)

@@ -108,7 +108,7 @@ func TestAStageThatCouldNotBeSealedLeavesNoMarker(t *testing.T) {
 	c := newCluster(t, domain.ModeAsync)
 	c.boot("b")
 	g := c.nodes["b"].g
-	st, err := g.store.beginStage(257, 1)
+	st, err := g.store.beginStage(257, 1, g.store.slots())
 	if err != nil {
 		t.Fatal(err)
 	}

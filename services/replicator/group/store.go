@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/history"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/slots"
 )
 
 // meta is what a copy remembers beside its journal, in the journal's superblocks.
@@ -35,13 +36,12 @@ type meta struct {
 // store is a copy on disk: journal, volumes, and what is kept beside them. One goroutine changes it at a time, except
 // where a method says otherwise.
 type store struct {
-	group domain.Group // as it was opened: its volumes are those of this copy
+	group domain.Group // as it was opened; the copy's volumes are in its table
 	wants atomic.Pointer[domain.Group]
+	tab   atomic.Pointer[table]
 	dir   string
-	sizes []int64
 	lock  *os.File
 	j     *journal.Journal
-	vols  []*volume
 
 	applyMu sync.Mutex // held while a frame is applied, and while ap changes
 	ap      *journal.Applier
@@ -67,9 +67,6 @@ type store struct {
 // of it gives a prefix again; and what a resync sent goes on from the journal's end.
 func openStore(ctx context.Context, cfg Config, g domain.Group) (*store, error) {
 	s := &store{group: g, dir: cfg.Dir, kept: map[string]api.Quarantined{}, failpoint: cfg.failpoint}
-	for _, v := range g.Volumes {
-		s.sizes = append(s.sizes, v.SizeBytes)
-	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store of group %s: %w", g.ID, err)
 	}
@@ -91,15 +88,12 @@ func (s *store) recover(ctx context.Context, cfg Config) error {
 	if err := s.plantSeeds(rec.LastLSN); err != nil {
 		return err
 	}
-	for _, v := range s.group.Volumes {
-		vol, err := openVolume(s.volumePath(v.ID), v.SizeBytes, rec.LastLSN == 0)
-		if err != nil {
-			return err
-		}
-		if cfg.failpoint != nil {
-			vol.full = func() error { return cfg.failpoint("volume write") }
-		}
-		s.vols = append(s.vols, vol)
+	t, err := s.loadTable()
+	if err == nil {
+		err = s.openTable(t, rec.LastLSN == 0)
+	}
+	if err != nil {
+		return err
 	}
 	s.newApplier()
 	if rec.Torn != nil && cfg.Logger != nil {
@@ -175,8 +169,8 @@ func (s *store) openJournal(ctx context.Context, cfg Config) (*journal.Recovered
 
 // noVolumes refuses a new journal beside volumes: they are made after it, and what they hold is not what an empty one says.
 func (s *store) noVolumes(journal string) error {
-	for _, v := range s.group.Volumes {
-		path := s.volumePath(v.ID)
+	for _, v := range slots.Of(s.group.Volumes) {
+		path := s.volumePath(v)
 		switch _, err := os.Lstat(path); {
 		case err == nil:
 			return fmt.Errorf("there is no journal %s, but volume %s: make sure that the other site serves the group and shows this "+
@@ -188,15 +182,7 @@ func (s *store) noVolumes(journal string) error {
 	return nil
 }
 
-func (s *store) volumePath(v domain.VolumeID) string { return filepath.Join(s.dir, string(v)+".img") }
-
-func (s *store) newApplier() {
-	vols := make([]journal.Volume, len(s.vols))
-	for i, v := range s.vols {
-		vols[i] = v
-	}
-	s.ap = journal.NewApplier(s.j, vols)
-}
+func (s *store) newApplier() { s.ap = journal.NewApplier(s.j, s.table().media()) }
 
 // close gives everything back at once and makes nothing durable.
 func (s *store) close() {
@@ -206,9 +192,7 @@ func (s *store) close() {
 	if s.hist != nil {
 		s.hist.Close()
 	}
-	for _, v := range s.vols {
-		_ = v.f.Close()
-	}
+	s.closeVolumes(s.vols())
 	if s.lock != nil {
 		_ = s.lock.Close()
 	}
@@ -273,6 +257,11 @@ func (s *store) last() domain.LSN { return s.j.Next().FirstLSN - 1 }
 
 // apply brings one durable frame to the volumes. Safe beside everything else.
 func (s *store) apply(f *journal.Frame) error {
+	for i, e := range f.Entries { // nothing in the frame of a new volume's names it: it is served later
+		if err := s.followTable(e, f.FirstLSN+domain.LSN(i), f.Epoch); err != nil {
+			return err
+		}
+	}
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
 	return s.ap.Apply(f, f.LastLSN)

@@ -24,7 +24,7 @@ var (
 
 // Info describes the volume. The serial is the same at every site; the NAA is this copy's own.
 func (u *unit) Info() target.UnitInfo {
-	v := u.s.st.group.Volumes[u.volume]
+	v := u.s.st.slots()[u.volume]
 	return target.UnitInfo{SizeBytes: v.SizeBytes, Serial: serial(u.s.st.group.ID, v.ID), NAA: naa(u.s.g.cfg.Site, u.s.st.group.ID, v.ID),
 		Product: "volume", WriteCache: u.s.cache.on, ThinProvisioned: true, MaxAtomicBytes: pieceBytes}
 }
@@ -34,7 +34,7 @@ func (u *unit) Meter() target.Meter {
 	if u.s.g.cfg.Meter == nil {
 		return nil
 	}
-	return u.s.g.cfg.Meter(u.s.st.group.Volumes[u.volume].ID)
+	return u.s.g.cfg.Meter(u.s.st.slots()[u.volume].ID)
 }
 
 // MayAnswer implements target.Gated.
@@ -98,7 +98,7 @@ func (u *unit) readNow(c *target.Command) error {
 
 // readWhole reads, and reads again what an atomic write may have been at meanwhile.
 func (u *unit) readWhole(c *target.Command) error {
-	v, g := u.s.st.vols[u.volume], &u.s.whole
+	v, g := u.s.st.vols()[u.volume], &u.s.whole
 	seen := g.Seen()
 	if _, err := v.ReadAt(c.Data, c.Off); err != nil || g.Whole(seen) {
 		return err
@@ -115,7 +115,7 @@ func (u *unit) Extent(off, look int64) (mapped bool, length int64, err error) {
 	if err := u.fenced(); err != nil {
 		return false, 0, err
 	}
-	v := u.s.st.vols[u.volume]
+	v := u.s.st.vols()[u.volume]
 	behind := u.s.nextBehind(u.volume, off, v.size-off) // before looking: what is applied meanwhile is seen
 	if behind == off {
 		return true, min(cachePageBytes-off%cachePageBytes, v.size-off), nil

@@ -82,9 +82,8 @@ func (s *session) startVerify(t *sender, heal, scheduled bool) (*verify, bool) {
 		return nil, false
 	}
 	v := &verify{s: s, t: t, id: uint64(g.cfg.Now()), zero: zeroTrees(), st: api.VerifyStatus{Target: t.site, Running: true, Scheduled: scheduled, Heal: heal, Epoch: s.epoch, Started: time.Now()}}
-	for _, n := range s.st.sizes {
-		v.st.Total += uint64(n)
-	}
+	all, _ := s.st.served()
+	v.st.Total = uint64(all.Bytes())
 	if g.verifies == nil {
 		g.verifies = map[domain.SiteID]*verify{}
 	}
@@ -148,9 +147,8 @@ func (v *verify) run(ctx context.Context) {
 }
 
 func (v *verify) everything(ctx context.Context) error {
-	all := extent.New(v.s.st.sizes)
-	all.MarkAll()
-	for at := range stretches(v.s.st.sizes, all) {
+	all, sizes := v.s.st.served()
+	for at := range stretches(sizes, all) {
 		if err := v.s.g.cfg.ScrubPace.wait(ctx, int(at.length)); err != nil {
 			return context.Cause(ctx)
 		}
@@ -162,6 +160,18 @@ func (v *verify) everything(ctx context.Context) error {
 		v.mu.Unlock()
 	}
 	return nil
+}
+
+// served is every block of the volumes that were not removed; sizes are those of all.
+func (s *store) served() (set *extent.Set, sizes []int64) {
+	t := s.table()
+	set = extent.New(t.sizes)
+	for i, v := range t.slots {
+		if v.Gone == 0 {
+			set.Mark(i, 0, v.SizeBytes)
+		}
+	}
+	return set, t.sizes
 }
 
 // again repeats what could not be decided some times, and for a while what the target did not answer: it may be joining again.
@@ -179,7 +189,7 @@ func (v *verify) again(ctx context.Context, f func() error) error {
 	}
 }
 
-func (v *verify) volume(index int) domain.VolumeID { return v.s.st.group.Volumes[index].ID }
+func (v *verify) volume(index int) domain.VolumeID { return v.s.st.slots()[index].ID }
 
 // stretch compares one stretch.
 func (v *verify) stretch(ctx context.Context, at stretch) error {
@@ -209,7 +219,7 @@ func (v *verify) stretch(ctx context.Context, at stretch) error {
 
 // suspects gives the blocks of a stretch whose sums differ, each side read at its own moment.
 func (v *verify) suspects(ctx context.Context, at stretch) ([]int64, error) {
-	tree, err := hashMedium(v.s.st.vols[at.volume], at)
+	tree, err := hashMedium(v.s.st.vols()[at.volume], at)
 	if err != nil {
 		return nil, err
 	}
@@ -301,7 +311,7 @@ func (v *verify) found(ctx context.Context, volume int, blocks []int64, lsn doma
 
 // extents joins blocks that touch, none longer than one healing write.
 func (v *verify) extents(volume int, blocks []int64, lsn domain.LSN) []api.VerifyExtent {
-	set := extent.New(v.s.st.sizes)
+	set := extent.New(v.s.st.sizes())
 	for _, b := range blocks {
 		set.Mark(volume, b*hashmap.Block, 1)
 	}
@@ -317,7 +327,7 @@ func (v *verify) extents(volume int, blocks []int64, lsn domain.LSN) []api.Verif
 func (v *verify) heal(ctx context.Context, volume int, x api.VerifyExtent) error {
 	for try := 0; ; try++ {
 		have := make([]byte, x.Length)
-		if _, err := v.s.st.vols[volume].ReadAt(have, x.Offset); err != nil {
+		if _, err := v.s.st.vols()[volume].ReadAt(have, x.Offset); err != nil {
 			return err
 		}
 		done := make(chan error, 1)

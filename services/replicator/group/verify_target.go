@@ -53,14 +53,17 @@ func (g *Group) VerifyHash(_ context.Context, r api.VerifyHash) (api.VerifySums,
 	if _, err := g.following(r.Epoch); err != nil {
 		return api.VerifySums{}, err
 	}
+	if r.Volume >= len(g.store.vols()) {
+		return api.VerifySums{}, fmt.Errorf("verify group %s: volume %d has not come here yet: %w", g.id, r.Volume, domain.ErrUnavailable)
+	}
 	q, err := hashmap.DecodeQuestion(r.Question)
-	if err != nil || r.Volume < 0 || r.Volume >= len(g.store.vols) || r.Offset < 0 || r.Offset%hashmap.Stretch != 0 || r.Offset >= g.store.sizes[r.Volume] {
+	if err != nil || r.Volume < 0 || r.Offset < 0 || r.Offset%hashmap.Stretch != 0 || r.Offset >= g.store.sizes()[r.Volume] {
 		return api.VerifySums{}, fmt.Errorf("verify group %s: stretch at %d of volume %d: %w", g.id, r.Offset, r.Volume, domain.ErrInvalid)
 	}
-	at := stretch{volume: r.Volume, off: r.Offset, length: min(hashmap.Stretch, g.store.sizes[r.Volume]-r.Offset)}
+	at := stretch{volume: r.Volume, off: r.Offset, length: min(hashmap.Stretch, g.store.sizes()[r.Volume]-r.Offset)}
 	tree := g.verified.get(r.Session, at)
 	if tree == nil {
-		if tree, err = hashMedium(g.store.vols[at.volume], at); err != nil {
+		if tree, err = hashMedium(g.store.vols()[at.volume], at); err != nil {
 			return api.VerifySums{}, fmt.Errorf("verify group %s: %w", g.id, err)
 		}
 		g.verified.put(r.Session, at, tree)

@@ -117,6 +117,14 @@ func Open(cfg Config) (*History, error) {
 	return h, nil
 }
 
+// SetVolumes gives it another list of volumes, as the copy has them from now on; those that both have are the same. The one that
+// changes the base calls it.
+func (h *History) SetVolumes(base []Base, sizes []int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cfg.Base, h.cfg.Sizes = base, sizes
+}
+
 func (h *History) record() record.File {
 	return record.File{FS: h.cfg.FS, Path: filepath.Join(h.cfg.Dir, "manifest")}
 }

@@ -133,11 +133,17 @@ func (h *History) Changed(lsn domain.LSN, visit func(volume int, off, length int
 	}
 	for _, s := range h.segs[i:] {
 		for _, x := range s.slots() {
-			volume, off := volumeOf(x.block)
-			visit(volume, off, min(BlockSize, h.cfg.Sizes[volume]-off))
+			if volume, off := volumeOf(x.block); h.inside(volume, off) {
+				visit(volume, off, min(BlockSize, h.cfg.Sizes[volume]-off))
+			}
 		}
 	}
 	return nil
+}
+
+// inside reports whether there is such a block. There is none of a volume that another line had, and this one has not.
+func (h *History) inside(volume int, off int64) bool {
+	return volume < len(h.cfg.Sizes) && off < h.cfg.Sizes[volume]
 }
 
 // Restore gives every block that was overwritten since a checkpoint as it was then, each once; nil is zeroes. Given to the
@@ -156,6 +162,9 @@ func (h *History) Restore(lsn domain.LSN, put func(volume int, off int64, data [
 				continue // an older segment has it
 			}
 			volume, off := volumeOf(x.block)
+			if !h.inside(volume, off) {
+				continue
+			}
 			data := page[:min(BlockSize, h.cfg.Sizes[volume]-off)]
 			if x.page == 0 {
 				data = nil

@@ -46,6 +46,15 @@ func NewApplier(j *Journal, volumes []Volume) *Applier {
 	return &Applier{journal: j, volumes: volumes, dirty: make([]bool, len(volumes)), applied: released, flushed: released}
 }
 
+// SetVolumes gives it another list of volumes, for the changes applied from now on: those that both lists have are the same.
+func (a *Applier) SetVolumes(volumes []Volume) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	dirty := make([]bool, len(volumes))
+	copy(dirty, a.dirty)
+	a.volumes, a.dirty = volumes, dirty
+}
+
 // Replay applies the recovered frames up to and including upto: LastLSN at a primary, CommitLSN at a target (anything
 // not below what was applied before the crash). Until it returns the volumes may show a mixture.
 func (a *Applier) Replay(r *Recovered, upto domain.LSN) error {
