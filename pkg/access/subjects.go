@@ -81,8 +81,8 @@ func Away(p Principal) Permissions {
 	case kindHost:
 		out.Publish = append(out.Publish, api.HeartbeatSubject(p.Site, p.Service[len(hostPrefix):]))
 	case api.ServiceReplicator:
-		out.Publish = append(out.Publish, api.HeartbeatSubject(p.Site, p.Service), "hf.v1.pipe.*.*", "hf.v1.pos.*.*", js("STREAM.INFO.*"))
-		out.Subscribe = append(out.Subscribe, "hf.v1.pos.*.*")
+		out.Publish = append(out.Publish, api.HeartbeatSubject(p.Site, p.Service), "hf.v1.pipe.*.*", "hf.v1.pipe.*.*.direct", "hf.v1.pos.*.*", js("STREAM.INFO.*"))
+		out.Subscribe = append(out.Subscribe, "hf.v1.pos.*.*", "hf.v1.pipe.*.*.direct")
 	case api.ServiceFailover:
 		out.Publish = append(out.Publish, api.HeartbeatSubject(p.Site, p.Service))
 		failoverAway(&out)

@@ -45,6 +45,8 @@ type RejoinReply struct {
 	Quarantined *Quarantined `json:"quarantined,omitempty"`
 	// Compression is what this target can open; one that says nothing gets nothing compressed.
 	Compression []domain.Compression `json:"compression,omitempty"`
+	// Direct says that this target also takes frames on DirectSubject.
+	Direct bool `json:"direct,omitempty"`
 	// Bundles says that this target takes several frames in one message, one after the other.
 	Bundles bool `json:"bundles,omitempty"`
 	// VolumesChange says that this target follows when volumes are added and removed in the group's order.

@@ -241,4 +241,6 @@ type Position struct {
 	Bytes   uint64         `json:"bytes"`            // payload bytes since the epoch began, a primary's clock of volume
 	Time    time.Time      `json:"time"`             // of the last frame
 	Resend  bool           `json:"resend,omitempty"` // a gap was seen: send from LSN+1
+	// Arrived is the last change that came the direct way, durable or not yet.
+	Arrived domain.LSN `json:"arrived,omitempty"`
 }

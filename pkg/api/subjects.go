@@ -38,6 +38,9 @@ func PipeSubject(g domain.GroupID, e domain.Epoch) string {
 	return "hf.v1.pipe." + string(g) + "." + strconv.FormatInt(int64(e), 10)
 }
 
+// DirectSubject carries them to a synchronous target's replicator past the stream. Core only.
+func DirectSubject(g domain.GroupID, e domain.Epoch) string { return PipeSubject(g, e) + ".direct" }
+
 // PipeStream is the stream behind PipeSubject. The epoch is in the name: a name is never used twice.
 func PipeStream(g domain.GroupID, e domain.Epoch) string {
 	return "HF_PIPE_" + string(g) + "_e" + strconv.FormatInt(int64(e), 10)

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
 
@@ -70,4 +72,47 @@ func TestAPipeLosesNoFrameToNewKeys(t *testing.T) {
 		}
 	}
 	renewals.Wait()
+}
+
+// TestTheDirectWayLosesNoFrameToNewKeys: the sender's connection is made anew again and again while one message after the other is sent.
+func TestTheDirectWayLosesNoFrameToNewKeys(t *testing.T) {
+	urls := map[domain.SiteID]string{"a": site(t, "a").URL(), "b": site(t, "b").URL()}
+	a, b := mesh(t, "a", urls), mesh(t, "b", urls)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	got := make(chan string, 1)
+	if err := b.Local().Subscribe(ctx, api.DirectSubject("erp", 257), func(_ context.Context, m bus.Message) { got <- string(m.Data) }); err != nil {
+		t.Fatal(err)
+	}
+	remote, _ := a.Conn("b")
+	var renewals sync.WaitGroup
+	for n := range 100 {
+		w := remote.OpenDirect("erp", 257)
+		if n%10 == 0 {
+			renewals.Wait()
+			renewals.Go(func() { remote.Renew(ctx) })
+		}
+		frame := fmt.Sprintf("frame %03d", n)
+		settled, err := w.Send(ctx, []byte(frame))
+		if err != nil {
+			t.Fatalf("%s: %v", frame, err)
+		}
+		select {
+		case f := <-got:
+			if f != frame {
+				t.Fatalf("%s arrives, want %s", f, frame)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s is lost", frame)
+		}
+		settled()
+		if n%10 == 0 {
+			renewals.Wait()
+			select {
+			case <-w.Lost():
+			default:
+				t.Fatal("the way does not know that its connection was made anew")
+			}
+		}
+	}
 }

@@ -1,11 +1,13 @@
 package group
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
@@ -29,6 +31,8 @@ type receiver struct {
 	gapSaid domain.LSN // the last LSN a resend was asked for
 	peers   *peers
 	ring    sync.Mutex // held while the ring lets go of frames
+	taking  sync.Mutex // held while a message is taken, whichever way it came
+	arrived atomic.Uint64
 }
 
 // startReceiver follows the primary of an epoch. The pipe exists; nothing else changes the store.
@@ -38,6 +42,10 @@ func (g *Group) startReceiver(epoch domain.Epoch, source []api.LineageEntry) err
 	}
 	ctx, cancel := context.WithCancel(g.ctx)
 	r := &receiver{g: g, st: g.store, epoch: epoch, source: source, cancel: cancel, ended: make(chan struct{}), apply: make(chan struct{}, 1), peers: newPeers(ctx, g, epoch, source)}
+	if err := g.cfg.Mesh.Local().Subscribe(ctx, api.DirectSubject(g.id, epoch), r.direct); err != nil {
+		cancel()
+		return err
+	}
 	g.mu.Lock()
 	g.receiver = r
 	g.mu.Unlock()
@@ -68,13 +76,32 @@ func (g *Group) stopReceiver() {
 	if r != nil {
 		r.cancel()
 		<-r.ended
+		r.taking.Lock()   // what came past the pipe is taken, or will not be
+		r.taking.Unlock() //nolint:staticcheck // an empty section: see above
+	}
+}
+
+// direct takes what comes past the pipe.
+func (r *receiver) direct(ctx context.Context, m bus.Message) {
+	if r.g.cfg.failpoint("arrive") != nil {
+		return
+	}
+	err := r.takeFrom(ctx, m.Data, func(f *journal.Frame) { r.arrived.Store(uint64(f.LastLSN)) })
+	if errors.Is(err, errBrokenStore) {
+		r.g.fail(err)
+	} else if err != nil && ctx.Err() == nil {
+		r.g.log.Debug("frame not taken", "epoch", r.epoch.String(), "error", err)
+		r.tell(ctx, true)
 	}
 }
 
 // readLoop takes frames until the pipe is sealed or the receiver ends; a lost connection is taken up again.
 func (r *receiver) readLoop(ctx context.Context) {
 	local := r.g.cfg.Mesh.Local()
-	for ctx.Err() == nil {
+	for again := false; ctx.Err() == nil; again = true {
+		if again {
+			r.tell(ctx, true) // what came past the pipe while the connection was lost is gone
+		}
 		err := local.ReadPipe(ctx, r.g.id, r.epoch, func(raw []byte) error { return r.take(ctx, raw) })
 		switch {
 		case ctx.Err() != nil:
@@ -99,6 +126,16 @@ var errBrokenStore = errors.New("the copy cannot be written")
 // take makes what a message holds durable, a frame or several, and says so once. What is not the next frame is passed over, and
 // asked for again.
 func (r *receiver) take(ctx context.Context, message []byte) error {
+	return r.takeFrom(ctx, message, func(*journal.Frame) {})
+}
+
+// takeFrom is take; came is told of each frame before it is durable.
+func (r *receiver) takeFrom(ctx context.Context, message []byte, came func(*journal.Frame)) error {
+	r.taking.Lock()
+	defer r.taking.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	raw, err := transport.Unpack(message)
 	resend := false
 	for len(raw) > 0 && err == nil && !resend {
@@ -108,6 +145,7 @@ func (r *receiver) take(ctx context.Context, message []byte) error {
 			err = fmt.Errorf("a frame of group %s: %w", f.Group, domain.ErrInvalid)
 		}
 		if err == nil {
+			came(f)
 			if resend, err = r.keep(ctx, f, frame); err != nil {
 				return err
 			}
@@ -231,7 +269,8 @@ func (r *receiver) tell(ctx context.Context, resend bool) {
 	r.g.mu.Lock()
 	at := r.g.lastTime
 	r.g.mu.Unlock()
-	p := api.Position{Group: r.g.id, Site: r.g.cfg.Site, Epoch: r.epoch, LSN: n.FirstLSN - 1, Frame: n.Number - 1, Time: at, Resend: resend}
+	p := api.Position{Group: r.g.id, Site: r.g.cfg.Site, Epoch: r.epoch, LSN: n.FirstLSN - 1, Frame: n.Number - 1, Time: at, Resend: resend,
+		Arrived: domain.LSN(r.arrived.Load())}
 	if err := r.g.cfg.Mesh.Local().PublishJSON(ctx, api.PositionSubject(r.g.id, r.g.cfg.Site), p); err != nil {
 		r.g.log.Debug("position not told", "error", err)
 	}
@@ -300,8 +339,13 @@ func (r *receiver) gather(ctx context.Context, applied time.Time) bool {
 
 const headsKept = 4096 // 17 minutes
 
+var primarySays = []byte(`"primary":true`) // as api.Position is encoded
+
 // heard takes what is published about the group here: the primary's head.
 func (g *Group) heard(_ context.Context, m bus.Message) {
+	if !bytes.Contains(m.Data, primarySays) {
+		return // this copy's own position, told for every message that is taken
+	}
 	var p api.Position
 	if err := json.Unmarshal(m.Data, &p); err != nil || !p.Primary {
 		return

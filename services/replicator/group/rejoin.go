@@ -49,7 +49,7 @@ func (g *Group) Rejoin(ctx context.Context, req api.RejoinRequest) (reply api.Re
 	if err != nil {
 		return reply, fmt.Errorf("rejoin group %s: %w", g.id, err)
 	}
-	reply = api.RejoinReply{LSN: common, Full: !known, Compression: []domain.Compression{domain.CompressionS2}, Bundles: true, VolumesChange: true}
+	reply = api.RejoinReply{LSN: common, Full: !known, Compression: []domain.Compression{domain.CompressionS2}, Bundles: true, Direct: true, VolumesChange: true}
 	if g.store.seeded() { // nothing here is the primary's until it was compared
 		reply.Resync, reply.Full = true, true
 	} else if !known || common < g.store.last() {

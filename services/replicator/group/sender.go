@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -34,6 +35,9 @@ type sender struct {
 	packs      bool // the target opens envelopes
 	bundles    bool // the target takes several frames in one message
 	changes    bool // the target follows when volumes are added and removed
+	direct     bool // the target takes frames past the pipe
+	deaf       bool // what was sent past the pipe never arrived: not in this session again
+	arrived    domain.LSN
 	sent       sentBytes
 	acked      domain.LSN
 	ackTime    time.Time // of the target's last frame
@@ -202,7 +206,7 @@ func (t *sender) position(_ context.Context, m bus.Message) {
 		t.mu.Unlock()
 		return
 	}
-	t.heard = time.Now()
+	t.heard, t.arrived = time.Now(), p.Arrived
 	moved := p.LSN > t.acked
 	if moved {
 		t.acked, t.ackTime, t.lost, t.moved = p.LSN, p.Time, false, t.heard
@@ -247,7 +251,12 @@ func (t *sender) connectAndStream(ctx context.Context) error {
 		return err
 	}
 	t.joined(from)
-	return t.stream(ctx, w, from+1)
+	out := &outgoing{w: w, cursor: from + 1}
+	if t.goesDirect() {
+		out.direct = t.conn.OpenDirect(t.s.st.group.ID, t.s.epoch)
+	}
+	defer out.settle(math.MaxInt64)
+	return t.stream(ctx, out)
 }
 
 // rejoinTimeout bounds one request; a target that takes longer answers a later one at once.
@@ -287,7 +296,7 @@ func (t *sender) stillInSync(ctx context.Context, r api.RejoinReply) error {
 // joined begins to count the target's positions.
 func (t *sender) joined(at domain.LSN) {
 	t.mu.Lock()
-	t.live, t.reached, t.acked, t.rewind, t.err, t.joining = true, true, at, 0, nil, false
+	t.live, t.reached, t.acked, t.rewind, t.err, t.joining, t.arrived = true, true, at, 0, nil, false, 0
 	t.state, t.heard = api.TargetLagging, time.Now()
 	t.mu.Unlock()
 	poke(t.s.completeWake)

@@ -14,10 +14,12 @@ import (
 
 // flight is a frame on its way.
 type flight struct {
-	last   domain.LSN
-	bytes  int
-	sent   time.Time
-	result <-chan error
+	last  domain.LSN
+	bytes int
+	sent  time.Time
+	// result tells whether the pipe took it, settled is called when a message past the pipe is settled; one is nil.
+	result  <-chan error
+	settled func()
 }
 
 // flightBytes bounds what is on its way to a target.
@@ -26,15 +28,16 @@ const flightBytes = 16 << 20
 // outgoing is what a stream has sent and is about to send.
 type outgoing struct {
 	w        *bus.PipeWriter
-	cursor   domain.LSN // the first LSN that is neither sent nor ready
+	direct   *bus.DirectWriter // nil: everything goes through the pipe
+	straight bool              // it goes past the pipe now
+	cursor   domain.LSN        // the first LSN that is neither sent nor ready
 	ready    []windowFrame
 	inFlight []flight
 	bytes    int // in flight
 }
 
-// stream sends frames from cursor on, until something fails.
-func (t *sender) stream(ctx context.Context, w *bus.PipeWriter, cursor domain.LSN) error {
-	out := &outgoing{w: w, cursor: cursor}
+// stream sends frames, until something fails.
+func (t *sender) stream(ctx context.Context, out *outgoing) error {
 	check := time.NewTicker(100 * time.Millisecond)
 	defer check.Stop()
 	for {
@@ -54,6 +57,9 @@ func (t *sender) stream(ctx context.Context, w *bus.PipeWriter, cursor domain.LS
 		if sent {
 			continue
 		}
+		if err := t.missed(out); err != nil {
+			return err
+		}
 		if silent := t.silence(); silent > t.s.g.cfg.Timing.TargetTimeout {
 			return fmt.Errorf("target %s is silent for %s: %w", t.site, silent, domain.ErrUnavailable)
 		}
@@ -68,6 +74,8 @@ func (t *sender) stream(ctx context.Context, w *bus.PipeWriter, cursor domain.LS
 		case <-t.wake:
 		case <-turn:
 		case <-check.C:
+		case <-out.lost():
+			return fmt.Errorf("target %s: the connection was lost: %w", t.site, domain.ErrUnavailable)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -78,6 +86,9 @@ func (t *sender) stream(ctx context.Context, w *bus.PipeWriter, cursor domain.LS
 func (o *outgoing) settle(acked domain.LSN) {
 	for len(o.inFlight) > 0 && o.inFlight[0].last <= acked {
 		o.bytes -= o.inFlight[0].bytes
+		if done := o.inFlight[0].settled; done != nil {
+			done()
+		}
 		o.inFlight = o.inFlight[1:]
 	}
 }
@@ -87,7 +98,7 @@ func (o *outgoing) settle(acked domain.LSN) {
 // it.
 func (t *sender) fill(ctx context.Context, out *outgoing) (sent bool, wait time.Duration, err error) {
 	limit := int(min(t.s.g.cfg.PipeBytes/2, flightBytes))
-	for out.bytes < limit {
+	for out.bytes < limit && out.turn(t.mode() == domain.ModeSync) {
 		now := time.Now()
 		rate := t.streamRate(now)
 		if wait := t.pace.Wait(now, rate); wait > 0 {
@@ -103,13 +114,14 @@ func (t *sender) fill(ctx context.Context, out *outgoing) (sent bool, wait time.
 		last := out.ready[taken-1].last
 		out.ready = out.ready[taken:]
 		message := t.packed(raw)
-		r, err := out.w.Send(ctx, message)
+		f, err := out.send(ctx, message)
 		if err != nil {
 			return sent, 0, err
 		}
 		t.pace.Sent(now, rate, len(message))
 		t.count(len(message), len(raw))
-		out.inFlight = append(out.inFlight, flight{last, len(message), time.Now(), r})
+		f.last, f.bytes, f.sent = last, len(message), time.Now()
+		out.inFlight = append(out.inFlight, f)
 		out.bytes += len(message)
 		sent = true
 	}
@@ -133,6 +145,63 @@ func (t *sender) load(out *outgoing, most int) (full bool, err error) {
 		out.ready, out.cursor = append(out.ready, more...), more[len(more)-1].last+1
 	}
 	return true, nil
+}
+
+// turn lets frames that writes wait for go past the pipe, and others through it. false: what is on its way the one way has to
+// arrive before anything goes the other.
+func (o *outgoing) turn(sync bool) bool {
+	straight := sync && o.direct != nil
+	if straight != o.straight && len(o.inFlight) > 0 {
+		return false
+	}
+	o.straight = straight
+	return true
+}
+
+func (o *outgoing) send(ctx context.Context, message []byte) (f flight, err error) {
+	if o.straight {
+		f.settled, err = o.direct.Send(ctx, message)
+	} else {
+		f.result, err = o.w.Send(ctx, message)
+	}
+	return f, err
+}
+
+// lost is closed when what went past the pipe may not have arrived.
+func (o *outgoing) lost() <-chan struct{} {
+	if !o.straight {
+		return nil
+	}
+	return o.direct.Lost()
+}
+
+// missedAfter is how long a position may tell nothing of a frame that went past the pipe.
+const missedAfter = 500 * time.Millisecond
+
+// missed is errRejoin when a frame that went past the pipe did not arrive: the target was heard since, more than once, and
+// knows nothing of it. When none ever did, the pipe is taken until the session ends.
+func (t *sender) missed(out *outgoing) error {
+	if !out.straight || len(out.inFlight) == 0 {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	first := out.inFlight[0]
+	if t.heard.Sub(first.sent) < missedAfter || max(t.arrived, t.acked) >= first.last {
+		return nil
+	}
+	if t.arrived == 0 {
+		t.deaf = true
+		t.s.log.Warn("nothing that goes past the pipe reaches the target, so the pipe is used; are the credentials of both sites renewed (holdfast site rotate)?", "target", string(t.site))
+	}
+	return fmt.Errorf("target %s has not got LSN %d: %w", t.site, first.last, errRejoin)
+}
+
+// goesDirect reports whether frames may go past the pipe.
+func (t *sender) goesDirect() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.direct && !t.deaf
 }
 
 // silence is how long the target has not told its position, which it does several times a second.

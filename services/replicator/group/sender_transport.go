@@ -20,7 +20,7 @@ type sentBytes struct {
 func (t *sender) can(r api.RejoinReply) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.packs, t.bundles, t.changes = slices.Contains(r.Compression, t.via.Compression), r.Bundles, r.VolumesChange
+	t.packs, t.bundles, t.direct, t.changes = slices.Contains(r.Compression, t.via.Compression), r.Bundles, r.Direct, r.VolumesChange
 }
 
 // Frames go to an asynchronous target in bundles, so that what a message costs at both sites is paid once for many small writes:

@@ -1,0 +1,41 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+)
+
+// DirectWriter sends frames to whoever subscribed to a group's direct subject at this (the target's) server, past any stream: one
+// message there and a position back, no more. Nobody stores them and nothing tells that one did not arrive: the caller
+// looks at the target's positions, and sends again.
+type DirectWriter struct {
+	conn    *Conn
+	subject string
+	lost    <-chan struct{}
+}
+
+// OpenDirect takes the direct way to a group's replicator at this server.
+func (c *Conn) OpenDirect(g domain.GroupID, e domain.Epoch) *DirectWriter {
+	return &DirectWriter{conn: c, subject: api.DirectSubject(g, e), lost: c.lost()}
+}
+
+// Lost is closed when the connection was lost since the way was opened: what was on it may be.
+func (w *DirectWriter) Lost() <-chan struct{} { return w.lost }
+
+// Send sends one message and does not wait, except while the connection is made anew for new keys, and fails at once when
+// it is down. settled must be called once what was sent is known to have arrived, or is given up. frame is the caller's again on return.
+func (w *DirectWriter) Send(ctx context.Context, frame []byte) (settled func(), err error) {
+	if err := w.conn.gate.enter(ctx); err != nil {
+		return nil, fmt.Errorf("send a frame on %s to site %s: %w: %w", w.subject, w.conn.site, domain.ErrUnavailable, err)
+	}
+	if err := w.conn.nc.PublishMsg(&nats.Msg{Subject: w.subject, Data: frame}); err != nil {
+		w.conn.gate.leave()
+		return nil, fmt.Errorf("send a frame on %s to site %s: %w: %w", w.subject, w.conn.site, domain.ErrUnavailable, err)
+	}
+	return w.conn.gate.leave, nil
+}
