@@ -49,14 +49,16 @@ func checkpointCreateCommand(r *remote, site *string) *cobra.Command {
 	var req api.CheckpointCreateRequest
 	c := &cobra.Command{Use: "create GROUP", Short: "Make every target take a checkpoint at the same change; asked of the site that serves the group", Args: exactly(1, "one GROUP"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := need(cmd, "label"); err != nil {
-				return err
+			if !req.App {
+				if err := need(cmd, "label"); err != nil {
+					return err
+				}
 			}
 			req.Group = domain.GroupID(args[0])
 			return checkpointCreate(cmd, r, *site, req)
 		}}
-	c.Flags().StringVar(&req.Label, "label", "", "what it is for; labelled ones are not thinned out")
-	c.Flags().BoolVar(&req.App, "app", false, "hold the guests still for it")
+	c.Flags().StringVar(&req.Label, "label", "", "what it is for; labelled ones are not thinned out. With --app it may be left out")
+	c.Flags().BoolVar(&req.App, "app", false, "application-consistent: hold the guests of all the group's VMs still for it, five seconds at most")
 	return c
 }
 

@@ -4,7 +4,7 @@
 # tests start their own, on ports of loopback.
 set -eu
 
-packages="qemu-system-x86 qemu-utils qemu-block-extra libiscsi-bin libnbd-bin bind9 bind9-dnsutils tgt cpio busybox-static
+packages="qemu-system-x86 qemu-utils qemu-block-extra qemu-guest-agent libiscsi-bin libnbd-bin bind9 bind9-dnsutils tgt cpio busybox-static
 open-iscsi libvirt-daemon libvirt-clients syslinux syslinux-common mtools xfsprogs btrfs-progs sqlite3 postgresql
 linux-image-cloud-amd64 e2fsprogs mount kmod jq debootstrap lintian nbdkit fio
 ca-certificates docker.io docker-compose"

@@ -38,6 +38,7 @@ func Calls(kind string) []Call {
 	case api.ServiceReplicator:
 		return []Call{
 			{api.ServiceQuorum, Own, []string{api.VerbLease, api.VerbInSync}},
+			{kindHost, Own, []string{api.VerbStatus, api.VerbFreeze, api.VerbThaw}},
 			{api.ServiceReplicator, Any, []string{api.VerbRejoin, api.VerbUnfollow, api.VerbResyncBegin, api.VerbResyncCommit, api.VerbResyncData, api.VerbResyncHash, api.VerbVerifyHash, api.VerbVerifyExact, api.VerbProbe}},
 		}
 	case api.ServiceFailover:

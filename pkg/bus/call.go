@@ -51,6 +51,18 @@ func Call[Resp, Req any](ctx context.Context, c *Conn, service, verb string, req
 // reached and lives.
 func Unanswered(err error) bool { return errors.Is(err, nats.ErrNoResponders) }
 
+// deniedError is a request that the server's permissions refused.
+type deniedError struct{ error }
+
+// Unwrap implements errors.Unwrap.
+func (e deniedError) Unwrap() error { return e.error }
+
+// Denied reports whether a request failed because the caller's credentials do not allow it.
+func Denied(err error) bool {
+	var d deniedError
+	return errors.As(err, &d)
+}
+
 // Serve answers a service's verbs at hf.v1.api.<site>.<service>.<verb> until ctx ends, as a NATS micro service that
 // discovery and statistics see. site is the server's: a service answers at its own site's server. Each request runs in a
 // goroutine of its own, at most 256 at a time.

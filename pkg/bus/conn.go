@@ -248,7 +248,7 @@ func (c *Conn) request(ctx context.Context, msg *nats.Msg) ([]byte, error) {
 		return nil, fmt.Errorf("request %s of site %s: %w: its NATS server was not reached yet", msg.Subject, c.site, domain.ErrUnavailable)
 	}
 	if err != nil && c.trouble.isDenied(msg.Subject, asked) {
-		return nil, fmt.Errorf("request %s of site %s: %w: its server lets %s not ask that: %w", msg.Subject, c.site, domain.ErrRefused, c.creds.Principal(), err)
+		return nil, fmt.Errorf("request %s of site %s: %w: its server lets %s not ask that: %w", msg.Subject, c.site, domain.ErrRefused, c.creds.Principal(), deniedError{err})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("request %s of site %s: %w: %w", msg.Subject, c.site, domain.ErrUnavailable, err)

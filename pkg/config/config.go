@@ -129,8 +129,9 @@ type Group struct {
 
 // Checkpoints is how each target of a group keeps its past.
 type Checkpoints struct {
-	Disabled bool     `yaml:"disabled"` // keep none
-	Every    Duration `yaml:"every"`    // between two, while writes come
+	Disabled bool     `yaml:"disabled"`  // keep none
+	Every    Duration `yaml:"every"`     // between two, while writes come
+	AppEvery Duration `yaml:"app_every"` // between two for which the guests are held still; none by default
 	Keep     Keep     `yaml:"keep"`
 }
 
@@ -142,8 +143,14 @@ type Keep struct {
 }
 
 func (c Checkpoints) domain() domain.Checkpoints {
-	return domain.Checkpoints{Disabled: c.Disabled, Every: time.Duration(c.Every),
+	return domain.Checkpoints{Disabled: c.Disabled, Every: time.Duration(c.Every), AppEvery: time.Duration(c.AppEvery),
 		Keep: domain.Keep{Age: time.Duration(c.Keep.Age), Count: c.Keep.Count, Bytes: int64(c.Keep.Bytes)}}
+}
+
+// checkpointsOf is the way back from domain.
+func checkpointsOf(d domain.Checkpoints) Checkpoints {
+	return Checkpoints{Disabled: d.Disabled, Every: Duration(d.Every), AppEvery: Duration(d.AppEvery),
+		Keep: Keep{Age: Duration(d.Keep.Age), Count: d.Keep.Count, Bytes: Size(d.Keep.Bytes)}}
 }
 
 // Volume is a volume as configured.
@@ -234,8 +241,7 @@ func withGroupDefaults(g Group) Group {
 	if g.HoldDown == 0 {
 		g.HoldDown = Duration(30 * time.Second)
 	}
-	d := g.Checkpoints.domain().WithDefaults()
-	g.Checkpoints = Checkpoints{Disabled: d.Disabled, Every: Duration(d.Every), Keep: Keep{Age: Duration(d.Keep.Age), Count: d.Keep.Count, Bytes: Size(d.Keep.Bytes)}}
+	g.Checkpoints = checkpointsOf(g.Checkpoints.domain().WithDefaults())
 	return g
 }
 

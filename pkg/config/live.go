@@ -33,10 +33,9 @@ func (c Config) CheckGroup(g domain.Group) error {
 
 // groupOf is a group as it would stand in the file.
 func groupOf(g domain.Group) Group {
-	past := g.Checkpoints.WithDefaults() // desired state of an older version has none
 	out := Group{ID: g.ID, Tier: g.Tier, Home: g.Home, Targets: g.Targets, Durability: g.Durability, OnTargetLoss: g.OnTargetLoss,
 		Failover: g.Failover, HoldDown: Duration(g.HoldDown), RPO: Duration(g.RPO), Congestion: g.Congestion, VMs: g.VMs,
-		Checkpoints: Checkpoints{Disabled: past.Disabled, Every: Duration(past.Every), Keep: Keep{Age: Duration(past.Keep.Age), Count: past.Keep.Count, Bytes: Size(past.Keep.Bytes)}}}
+		Checkpoints: checkpointsOf(g.Checkpoints.WithDefaults())} // desired state of an older version has none
 	for _, vol := range g.Served() {
 		out.Volumes = append(out.Volumes, Volume{ID: vol.ID, Size: Size(vol.SizeBytes)})
 	}

@@ -283,6 +283,7 @@ func (c Config) validateGroups(v *validator, data map[domain.SiteID]bool) map[do
 		}
 		oneOf(v, f+".failover", g.Failover, domain.FailoverAuto, domain.FailoverManual)
 		g.Checkpoints.validate(v, f+".checkpoints")
+		g.validateAppEvery(v, f+".checkpoints.app_every")
 		volumes := c.validateVolumes(v, f, g)
 		for j, vm := range g.VMs {
 			validateVM(v, fmt.Sprintf("%s.vms[%d]", f, j), vm, g, volumes, vms, names, addrs)
@@ -304,6 +305,23 @@ func (c Checkpoints) validate(v *validator, f string) {
 	}
 	if c.Keep.Bytes < 1<<20 {
 		v.bad(f+".keep.bytes", c.Keep.Bytes.String()+" is too small", "give them at least 1MiB at each target")
+	}
+}
+
+// validateAppEvery wants guests that can be held still, seldom enough that they do not notice.
+func (g Group) validateAppEvery(v *validator, f string) {
+	c := g.Checkpoints
+	every := time.Duration(c.AppEvery)
+	switch {
+	case every == 0:
+	case every < 10*time.Second:
+		v.bad(f, every.String()+" is too often", "the guests' writes wait for each: hold them still 10s apart or more, or leave it out")
+	case c.Disabled:
+		v.bad(f, "is set, and checkpoints are disabled", "leave one of the two out")
+	case len(g.VMs) == 0:
+		v.bad(f, "is set, and the group has no VMs to hold still", "leave it out, or name the group's VMs")
+	case c.Keep.Age < c.AppEvery:
+		v.bad(f, every.String()+" is more than checkpoints.keep.age", "keep checkpoints for longer than that")
 	}
 }
 

@@ -101,8 +101,9 @@ type Group struct {
 
 // Checkpoints says how a target keeps its past. The zero value of a field is its default.
 type Checkpoints struct {
-	Disabled bool          `json:"disabled,omitempty" yaml:"disabled"` // none are taken
-	Every    time.Duration `json:"every" yaml:"every"`                 // between two, while writes come (5 s)
+	Disabled bool          `json:"disabled,omitempty" yaml:"disabled"`   // none are taken
+	Every    time.Duration `json:"every" yaml:"every"`                   // between two, while writes come (5 s)
+	AppEvery time.Duration `json:"app_every,omitempty" yaml:"app_every"` // between two for which the guests are held still; 0: none
 	Keep     Keep          `json:"keep" yaml:"keep"`
 }
 

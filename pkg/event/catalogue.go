@@ -99,6 +99,7 @@ func groups() []Definition {
 			says{"resync_progressed", "A resync goes on; the event says how far it is, its rate and the time left. Every ten seconds."},
 			says{"resync_completed", "A target has what it lacked; the event says how much was sent."},
 			says{"checkpoint_created", "A mark was put into the group's order: it is a checkpoint at every target, at exactly the LSN. The detail has its kind and label."},
+			says{"checkpoint_failed", "An application-consistent checkpoint, asked for or due, could not be made; the detail says why, and what there is instead. Its LSN is that of a crash-consistent one that was made, or of the copy's last change."},
 			says{"checkpoint_opened", "A checkpoint's volumes are served, writable, under names of their own; replication goes on."},
 			says{"checkpoint_closed", "A checkpoint's volumes are no longer served; what was written to them is gone."},
 			says{"rolled_back", "The copy was brought back to a checkpoint, to be promoted there; what came after is in quarantine."},
@@ -145,7 +146,8 @@ func machines() []Definition {
 		def("host", "vm", exampleVM,
 			says{"started", "A VM runs on a host."},
 			says{"stopped", "A VM ended on a host, by itself or because it was asked to."},
-			says{"killed", "A host's agent ended a VM at once, because the group's lease ran out or a higher epoch was seen."}),
+			says{"killed", "A host's agent ended a VM at once, because the group's lease ran out or a higher epoch was seen."},
+			says{"freeze_expired", "A guest that was held still for a checkpoint was let go on by its host, since nobody asked in time: the checkpoint is not application-consistent."}),
 		def("failover", "vm", exampleVM,
 			says{"answered", "A VM that a run started answers at its service port."})...)
 }

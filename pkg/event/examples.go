@@ -148,6 +148,8 @@ func exampleReplica(fact string) ReplicaChanged {
 		r.Detail = "demoted"
 	case "checkpoint_created":
 		r.Site, r.Detail = "a", "crash before the upgrade"
+	case "checkpoint_failed":
+		r.Site, r.Detail = "a", "hold VM erp-db on host a-h1: no guest agent answers; crash-consistent checkpoint 1042 stands in for it"
 	case "checkpoint_opened":
 		r.Detail = "2 volumes"
 	case "checkpoints_ended":
@@ -225,6 +227,8 @@ func exampleVM(fact string) VMChanged {
 	case "killed":
 		v.VM.State, v.Reason = "stopped", "the lease is over"
 		v.VM.Error = v.Reason
+	case "freeze_expired":
+		v.Reason = "nobody asked for the thaw within 5s"
 	}
 	return v
 }

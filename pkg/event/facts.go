@@ -180,7 +180,7 @@ func (f InSyncChanged) Of() string { return string(f.Group) }
 // ReplicaChanged follows a group's copy at a site: "promoted", "demoted", "fenced", "serving_stopped",
 // "target_lost", "target_stalled", "target_overflowed", "target_streaming", "target_ended", "held", "resumed", "copy_failed",
 // "policy_adopted", "volume_added", "volume_removed", "resync_started", "resync_progressed", "resync_completed", "checkpoint_created",
-// "checkpoint_opened", "checkpoint_closed", "rolled_back", "checkpoints_ended", "checkpoints_lost".
+// "checkpoint_failed", "checkpoint_opened", "checkpoint_closed", "rolled_back", "checkpoints_ended", "checkpoints_lost".
 type ReplicaChanged struct {
 	Fact   string         `json:"fact"` // last word of the event's type
 	Group  domain.GroupID `json:"group"`
@@ -276,13 +276,13 @@ func (f StepChanged) Key() (string, string) { return "run", f.Fact }
 // Of implements Fact.
 func (f StepChanged) Of() string { return string(f.Run) }
 
-// VMChanged follows a VM at a host: "started", "stopped", "killed" (by its lease), "answered" (its service port).
+// VMChanged follows a VM at a host: "started", "stopped", "killed" (by its lease), "freeze_expired", "answered" (its service port).
 type VMChanged struct {
 	Fact   string        `json:"fact"` // last word of the event's type
 	Site   domain.SiteID `json:"site"`
 	Host   domain.HostID `json:"host"`
 	VM     api.HostVM    `json:"vm"`               // as the host has it now
-	Reason string        `json:"reason,omitempty"` // why it ended
+	Reason string        `json:"reason,omitempty"` // why it ended, or was let go on
 }
 
 // Key implements Fact.

@@ -29,6 +29,7 @@ import (
 	"github.com/holdfast-dr/holdfast/services/replicator/group"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
+	"github.com/holdfast-dr/holdfast/services/replicator/quiesce"
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
 )
 
@@ -292,7 +293,7 @@ func (s *service) openCopy(ctx context.Context, def domain.Group) (*group.Group,
 	return group.Open(ctx, group.Config{
 		Site: s.cfg.Site, Dir: filepath.Join(s.cfg.DataDir, string(def.ID)), JournalBytes: s.cfg.JournalBytes, PipeBytes: s.cfg.PipeBytes,
 		Timing: s.cfg.Timing, Mesh: s.deps.Mesh, Portal: s.portal, Events: s.events, Tracer: s.tracer, Logger: s.log,
-		ScrubEvery: s.cfg.ScrubEvery, ResyncPace: s.resyncPace, ScrubPace: s.scrubPace,
+		Quiesce: quiesce.Hosts{Conn: s.deps.Mesh.Local(), Site: s.cfg.Site}, ScrubEvery: s.cfg.ScrubEvery, ResyncPace: s.resyncPace, ScrubPace: s.scrubPace,
 		Meter: func(v domain.VolumeID) target.Meter { return s.meters.volume(def.ID, v) },
 	}, def)
 }

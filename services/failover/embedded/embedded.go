@@ -166,6 +166,12 @@ func (m *machine) Kill(reason string) {
 	<-m.done
 }
 
+// Freeze implements hostagent.Freezer.
+func (m *machine) Freeze(ctx context.Context) error { return m.vm.Freeze(ctx) }
+
+// Thaw implements hostagent.Freezer.
+func (m *machine) Thaw(context.Context) (stayed bool, err error) { return m.vm.Thaw(), nil }
+
 // Done implements hostagent.Instance.
 func (m *machine) Done() <-chan struct{} { return m.done }
 

@@ -86,6 +86,8 @@ func (ag *agent) run(ctx context.Context, ln net.Listener) error {
 	err := ag.deps.Mesh.Local().Serve(ctx, api.HostService(ag.cfg.Host), map[string]bus.Endpoint{
 		api.VerbStart:  bus.Answer(ag.start),
 		api.VerbStop:   bus.Answer(ag.stop),
+		api.VerbFreeze: bus.Answer(ag.freeze),
+		api.VerbThaw:   bus.Answer(ag.thaw),
 		api.VerbStatus: bus.Answer(func(context.Context, api.Empty) (api.HostStatus, error) { return ag.status(), nil }),
 	})
 	if err != nil {
@@ -203,6 +205,13 @@ func (ag *agent) announce(ctx context.Context, fact string, vm api.HostVM, reaso
 	ag.log.Info("vm "+fact, "site", ag.cfg.Site, "group", vm.Group, "vm", vm.VM, "epoch", vm.Epoch, "reason", reason) //nolint:sloglint // three facts
 	id := fmt.Sprintf("%s-%s-%s-%s", ag.cfg.Host, vm.VM, vm.Instance, fact)
 	ag.events.Publish(ctx, id, event.VMChanged{Fact: fact, Site: ag.cfg.Site, Host: ag.cfg.Host, VM: vm, Reason: reason})
+}
+
+// announceHold tells that a guest was let go on by the host.
+func (ag *agent) announceHold(ctx context.Context, hold string, vm api.HostVM, reason string) {
+	ag.log.Warn("guest let go on by its host", "site", ag.cfg.Site, "group", vm.Group, "vm", vm.VM, "reason", reason)
+	id := fmt.Sprintf("%s-%s-%s-freeze_expired", ag.cfg.Host, vm.VM, hold)
+	ag.events.Publish(ctx, id, event.VMChanged{Fact: "freeze_expired", Site: ag.cfg.Site, Host: ag.cfg.Host, VM: vm, Reason: reason})
 }
 
 func (ag *agent) span(ctx context.Context, name string, vm domain.VMID, epoch domain.Epoch) (context.Context, trace.Span) {

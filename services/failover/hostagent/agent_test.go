@@ -31,6 +31,7 @@ type puppet struct {
 	err     error
 	last    clock.Time
 	hold    chan struct{} // when set, Start waits for it
+	box     *icebox       // when set, guests can be held still
 }
 
 func (p *puppet) Name() string { return "puppet" }
@@ -61,6 +62,9 @@ func (p *puppet) Start(ctx context.Context, s Spec) (Instance, error) {
 	}
 	i := &doll{p: p, s: s, done: make(chan struct{})}
 	i.unplug = context.AfterFunc(ctx, func() { i.end("") })
+	if p.box != nil {
+		return sleeper{i, p.box}, nil
+	}
 	return i, nil
 }
 
@@ -105,6 +109,8 @@ type rig struct {
 	dir    string
 	driver *puppet
 	probe  string
+	mesh   *bus.Mesh
+	url    string // of the site's server
 	cancel context.CancelFunc
 	done   chan error
 
@@ -129,7 +135,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(mesh.Close)
-	r := &rig{t: t, conn: mesh.Local(), dir: t.TempDir(), driver: &puppet{running: map[domain.VMID]int{}}, lease: map[domain.GroupID]api.Lease{}}
+	r := &rig{t: t, mesh: mesh, url: urls["a"], conn: mesh.Local(), dir: t.TempDir(), driver: &puppet{running: map[domain.VMID]int{}}, lease: map[domain.GroupID]api.Lease{}}
 	r.peer, _ = mesh.Conn("b")
 	for _, c := range []*bus.Conn{r.conn, r.peer} {
 		if err := c.AwaitConnected(t.Context()); err != nil {

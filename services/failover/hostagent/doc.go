@@ -27,6 +27,25 @@
 // paused process, a resume from suspend) acknowledges nothing. A QEMU guest has no gate: there the kill is the fence on
 // the host, and the epoch at the storage the one behind it.
 //
+// # Holding a guest still
+//
+// For an application-consistent checkpoint the replicator has the guests of a group frozen, puts its mark into the group's order and
+// has them thawed. Who froze may die, or be cut off, in between; so a hold belongs to the host:
+//
+//	        freeze: the limit begins                  the guest says so
+//	(none) --------------------------> freezing ------------------------> held
+//	                                       |                                |  thaw asked for: it was held until then
+//	               refused, or too long    |                                |  limit over: freeze_expired, not held
+//	                                       v                                v
+//	                                    thawing <---------------------------+  to be stopped: not held
+//	                                       |
+//	                                       |  the guest says that it goes on, or is gone; until then it is asked again and again
+//	                                       v
+//	                                     over
+//
+// A freeze that is not answered in time may still happen in the guest, which is why a failed one is thawed too. The answer to the
+// thaw says whether the guest was held all the time; without it the checkpoint counts as crash-consistent.
+//
 // # Clocks and crashes
 //
 // Assumed: CLOCK_BOOTTIME of the host drifts by less than eps against that of the quorum service. The end of Run's

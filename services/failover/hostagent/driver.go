@@ -51,6 +51,16 @@ type Instance interface {
 	Err() error
 }
 
+// Freezer is an Instance whose guest can be held still.
+type Freezer interface {
+	// Freeze has the guest write out what it holds back and stop writing, and returns once it has. After an error the guest may be
+	// frozen, or become so later: Thaw is called in any case. Errors: domain.ErrUnavailable (nobody answers in the guest),
+	// domain.ErrRefused (it cannot, or took longer than ctx has).
+	Freeze(ctx context.Context) error
+	// Thaw lets the guest go on, and returns nil once it does for sure. stayed is false when it went on before. It may be repeated.
+	Thaw(ctx context.Context) (stayed bool, err error)
+}
+
 // ExplainLogin adds the mend to a login that a site's volumes refused for the host's credentials; chap is what the host
 // has, nil for none. Other errors stay as they are.
 func ExplainLogin(err error, chap func() initiator.CHAP) error {

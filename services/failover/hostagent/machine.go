@@ -37,7 +37,11 @@ type attempt struct {
 	mu    sync.Mutex
 	grace time.Duration // of the stop; 0 is a kill
 	state api.HostVM
-	err   error // of the start
+	err   error  // of the start
+	guest *guest // while it runs and may be held still
+	held  *hold  // the newest hold of its guest
+
+	holds sync.WaitGroup // under guest
 }
 
 func newAttempt(req api.HostStartRequest, prev *attempt) *attempt {
@@ -148,6 +152,7 @@ func (a *attempt) up(ctx context.Context, ag *agent, lease *sublease) error {
 	if err != nil {
 		return errors.Join(err, lease.reason())
 	}
+	defer a.opens(ctx, ag, inst)()
 	state := a.set(func(s *api.HostVM) { s.State, s.Started = StateRunning, time.Now().UTC() })
 	close(a.started)
 	ag.announce(ctx, "started", state, "")
@@ -192,6 +197,7 @@ func (a *attempt) follow(ctx context.Context, ag *agent, inst Instance, lease *s
 		grace := a.grace
 		a.mu.Unlock()
 		if grace > 0 {
+			a.thawFirst(ctx, grace)
 			inst.Stop(ctx, grace)
 		} else {
 			inst.Kill("replaced or stopped hard")

@@ -4,6 +4,9 @@
 // A guest has no gate of its own: the host agent kills QEMU (SIGKILL) before the lease ends, and the epoch at the
 // storage is the fence behind that. Where the host agent's process dies, QEMU dies with it (PR_SET_PDEATHSIG).
 //
+// For an application-consistent checkpoint the driver freezes the guest's file systems by the QEMU guest agent (package qga), on a
+// port that only the driver has the other end of.
+//
 // A disk error stops the guest's processors instead of reaching it (werror=stop); QEMU's initiator reconnects by itself,
 // and the driver lets the guest go on every second until it can.
 package qemu
@@ -141,7 +144,8 @@ func (d *Driver) format(ctx context.Context, disk api.Disk) error {
 	return nil
 }
 
-// arguments is QEMU's command line. File descriptors 3 (QMP) and the standard ones (console) are the driver's.
+// arguments is QEMU's command line. File descriptors 3 (QMP), 4 (the guest agent's port) and the standard ones (console) are the
+// driver's.
 func (d *Driver) arguments(spec hostagent.Spec) ([]string, error) {
 	kernel, err := guest.FindKernel()
 	if err != nil {
@@ -163,6 +167,7 @@ func (d *Driver) arguments(spec hostagent.Spec) ([]string, error) {
 		"-kernel", kernel.Image, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 " + parameter,
 		"-chardev", "stdio,id=console,signal=off,logappend=on,logfile=" + escape(filepath.Join(spec.Dir, ConsoleFile)), "-serial", "chardev:console",
 		"-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control",
+		"-chardev", "socket,id=qga,fd=4", "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=qga,id=" + qgaPort + ",name=" + guest.AgentPort,
 		"-netdev", "user,id=net0,hostfwd=tcp:" + net.JoinHostPort(spec.Address, strconv.Itoa(spec.Port)) + "-:80",
 		"-device", "virtio-net-pci,netdev=net0,romfile=",
 	}

@@ -29,6 +29,7 @@ type instance struct {
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
 	qmp   *monitor
+	qga   *guestAgent
 	kill  context.CancelFunc
 	ready chan struct{} // closed when the guest's service listens
 	done  chan struct{}
@@ -59,39 +60,58 @@ func launch(ctx context.Context, spec hostagent.Spec, args []string, log *slog.L
 		kill()
 		return nil, err
 	}
-	theirs, err := i.monitor()
-	if err != nil {
+	if err := i.connect(); err != nil {
 		kill()
 		return nil, err
 	}
-	i.cmd.ExtraFiles = []*os.File{theirs}
 	started := make(chan error)
 	go i.run(power, console, stderr, started)
 	err = <-started
-	_ = theirs.Close()
+	for _, theirs := range i.cmd.ExtraFiles {
+		_ = theirs.Close()
+	}
 	if err != nil {
-		_ = i.qmp.conn.Close()
+		i.disconnect()
 		kill()
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
 	return i, nil
 }
 
-// monitor makes the two ends of the QMP connection and returns QEMU's.
-func (i *instance) monitor() (*os.File, error) {
+// connect makes the connections to QEMU: its file descriptors 3 (QMP) and 4 (the guest agent's port).
+func (i *instance) connect() error {
+	qmp, theirQMP, err := socketPair("qmp")
+	if err != nil {
+		return err
+	}
+	qga, theirQGA, err := socketPair("qga")
+	if err != nil {
+		return errors.Join(err, qmp.Close(), theirQMP.Close())
+	}
+	i.qmp, i.qga = &monitor{conn: qmp}, newGuestAgent(qga)
+	i.cmd.ExtraFiles = []*os.File{theirQMP, theirQGA}
+	return nil
+}
+
+func (i *instance) disconnect() {
+	_ = i.qmp.conn.Close()
+	_ = i.qga.conn.Close()
+}
+
+// socketPair makes the two ends of a connection, the second one for QEMU.
+func socketPair(name string) (net.Conn, *os.File, error) {
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("make the QMP connection: %w", err)
+		return nil, nil, fmt.Errorf("make the connection %s: %w", name, err)
 	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "qmp"), os.NewFile(uintptr(fds[1]), "qmp")
+	ours, theirs := os.NewFile(uintptr(fds[0]), name), os.NewFile(uintptr(fds[1]), name)
 	defer func() { _ = ours.Close() }()
 	conn, err := net.FileConn(ours)
 	if err != nil {
 		_ = theirs.Close()
-		return nil, fmt.Errorf("make the QMP connection: %w", err)
+		return nil, nil, fmt.Errorf("make the connection %s: %w", name, err)
 	}
-	i.qmp = &monitor{conn: conn}
-	return theirs, nil
+	return conn, theirs, nil
 }
 
 // run starts the process and follows it to its end. It keeps its thread, since the kernel sends the parent's death
@@ -107,11 +127,11 @@ func (i *instance) run(power context.Context, console io.Reader, stderr *tail, s
 	defer close(i.done)
 	var side sync.WaitGroup
 	side.Go(func() { i.readConsole(console) })
-	side.Go(func() { i.watch() })
+	side.Go(func() { i.watch(power) })
 	side.Wait() // both end with the process
 	err := i.cmd.Wait()
 	i.kill()
-	_ = i.qmp.conn.Close()
+	i.disconnect()
 	i.conclude(power, err, stderr.String())
 }
 
@@ -139,8 +159,9 @@ func (i *instance) conclude(power context.Context, err error, stderr string) {
 var errEnded = errors.New("the machine is off")
 
 // watch follows QEMU's events until it ends, and lets a guest that an I/O error stopped go on.
-func (i *instance) watch() {
+func (i *instance) watch(power context.Context) {
 	var again *time.Timer
+	defer i.qga.wait()
 	i.qmp.follow(func(m qmpMessage) {
 		switch {
 		case m.Error != nil:
@@ -148,6 +169,8 @@ func (i *instance) watch() {
 		case m.Event == "STOP":
 			i.log.Warn("vm paused by a disk error", "site", i.spec.Site, "group", i.spec.Group, "vm", i.spec.VM)
 			again = time.AfterFunc(resumeAfter, func() { i.qmp.send("cont") })
+		case m.Event == "VSERPORT_CHANGE" && m.Data.ID == qgaPort:
+			i.qga.changed(power, m.Data.Open, i.log)
 		}
 	})
 	if again != nil {

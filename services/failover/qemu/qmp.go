@@ -20,6 +20,8 @@ type qmpMessage struct {
 	Data  struct {
 		Reason string `json:"reason"`
 		Error  string `json:"error"`
+		ID     string `json:"id"`   // of a device
+		Open   bool   `json:"open"` // a port: by the guest
 	} `json:"data"`
 	Error *struct {
 		Desc string `json:"desc"`

@@ -27,9 +27,10 @@ type VM struct {
 	halt sync.Once
 	log  *writer // guarded by turn
 
-	mu   sync.Mutex
-	last uint64 // durable on every volume
-	err  error  // why it failed
+	mu     sync.Mutex
+	last   uint64 // durable on every volume
+	err    error  // why it failed
+	frozen bool   // Freeze has the turn
 }
 
 // Ack is the answer to an append.
@@ -109,7 +110,42 @@ func (v *VM) Err() error {
 // Halt cuts the VM's power: when it returns nothing is written or acknowledged any more.
 func (v *VM) Halt() {
 	v.cut()
+	v.Thaw()
 	v.halt.Do(func() { <-v.turn }) // for good
+}
+
+// Freeze lets no append begin until Thaw, and returns once none is under way: then every volume holds the same records, and what they
+// hold is durable, as always between two appends. Errors: domain.ErrRefused when ctx ends first, what ended the VM.
+func (v *VM) Freeze(ctx context.Context) error {
+	select {
+	case <-v.turn:
+	case <-ctx.Done():
+		return fmt.Errorf("freeze VM %s: an append is still under way: %w: %w", v.spec.VM, domain.ErrRefused, ctx.Err())
+	case <-v.life.Done():
+		return v.life.Err()
+	case <-v.failed:
+		return v.Err()
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.life.Err(); err != nil { // Halt waits for the turn
+		v.turn <- struct{}{}
+		return err
+	}
+	v.frozen = true
+	return nil
+}
+
+// Thaw lets appends go on; it reports whether they had to wait until then.
+func (v *VM) Thaw() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.frozen {
+		return false
+	}
+	v.frozen = false
+	v.turn <- struct{}{}
+	return true
 }
 
 // Stopped writes the stop line of a halted VM.

@@ -30,6 +30,8 @@ type Group struct {
 
 	writes *rates.Recorder // what is written here as a primary
 
+	holding chan struct{} // guests are held for one checkpoint at a time
+
 	ctl chan struct{} // one change of part at a time: promote, demote, fence, rejoin, a resync's begin and commit
 
 	mu          sync.Mutex
@@ -62,7 +64,7 @@ type Group struct {
 // once and without goodbye, with ctx; then Close gives its files back.
 func Open(ctx context.Context, cfg Config, def domain.Group) (*Group, error) {
 	cfg = cfg.withDefaults()
-	g := &Group{id: def.ID, ctx: ctx, log: cfg.Logger.With("group", string(def.ID)), ctl: make(chan struct{}, 1), served: map[string]bool{}, peersAt: map[domain.SiteID]api.Position{},
+	g := &Group{id: def.ID, ctx: ctx, log: cfg.Logger.With("group", string(def.ID)), ctl: make(chan struct{}, 1), holding: make(chan struct{}, 1), served: map[string]bool{}, peersAt: map[domain.SiteID]api.Position{},
 		overlays: map[domain.LSN]*overlay{}, readers: map[domain.LSN]*reader{}}
 	cfg.historyLost = g.historyLost
 	g.cfg = cfg

@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -154,6 +155,11 @@ func (b *bringer) bring(f *journal.Frame) error {
 		if r, ok := overwrites(e); ok && lsn > b.floor {
 			b.ranges = append(b.ranges, r)
 		}
+		if at, ok := confirms(e); ok {
+			if err := b.s.hist.Confirm(at, f.Epoch); err != nil {
+				return err
+			}
+		}
 		kind := markerKind(e)
 		if lsn < b.floor || lsn != b.floor && kind == "" {
 			continue
@@ -303,8 +309,9 @@ func (r *receiver) trimLoop(ctx context.Context) {
 const (
 	markEpoch = 0 // an epoch begins
 	markCrash = 1 // a checkpoint; its label is the marker's data
-	markApp   = 2 // the same, with the guests quiesced
-	// markVolumes is 3
+	// 2 was never given; markVolumes is 3
+	markHeld = 4 // a checkpoint that is to be with the guests held still: it counts as crash-consistent until it is confirmed
+	markSure = 5 // the guests were held still at a checkpoint, whose LSN is the marker's data
 )
 
 // markerKind is the kind of checkpoint an entry asks for; empty for none.
@@ -312,12 +319,18 @@ func markerKind(e journal.Entry) string {
 	switch {
 	case e.Op != journal.OpMarker:
 		return ""
-	case e.Off == markCrash:
+	case e.Off == markCrash, e.Off == markHeld:
 		return history.KindCrash
-	case e.Off == markApp:
-		return history.KindApp
 	}
 	return ""
+}
+
+// confirms is the checkpoint that an entry says the guests were held still at.
+func confirms(e journal.Entry) (domain.LSN, bool) {
+	if e.Op != journal.OpMarker || e.Off != markSure || len(e.Data) != 8 {
+		return 0, false
+	}
+	return domain.LSN(binary.LittleEndian.Uint64(e.Data)), true
 }
 
 // Checkpoints lists the points of the past that this copy can be read at, and promoted at, oldest first.

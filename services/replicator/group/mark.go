@@ -2,6 +2,8 @@ package group
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,16 +12,21 @@ import (
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 )
 
-// Quiescer holds a group's guests still for an application-consistent checkpoint: a hypervisor's driver is one.
+// Quiescer holds a group's guests still for an application-consistent checkpoint.
 type Quiescer interface {
-	// Quiesce makes the guests write out what they hold back and stop writing. It returns what lets them go on, which must be
-	// called whatever happens, and may be repeated. The guests go on by themselves after limit. domain.ErrRefused when a guest
-	// cannot; then none is held.
-	Quiesce(ctx context.Context, g domain.GroupID, limit time.Duration) (release func() error, err error)
+	// Quiesce makes all guests of the group that run under the epoch write out what they hold back and stop writing, and returns when
+	// all of them have. release lets them go on; it must be called whatever happens, and may be repeated. It returns nil only when
+	// every guest was held from Quiesce's return until release was called. Without it they go on by themselves after limit.
+	// Errors: domain.ErrRefused when a guest cannot be held, domain.ErrUnavailable when one does not answer; then none is held.
+	Quiesce(ctx context.Context, g domain.Group, e domain.Epoch, limit time.Duration) (release func() error, err error)
 }
 
-// quiesceLimit bounds how long guests are held for a checkpoint.
-const quiesceLimit = 5 * time.Second
+const (
+	// quiesceLimit bounds how long guests are held for a checkpoint.
+	quiesceLimit = api.MaxFreeze
+	// confirmLimit bounds the wait for the word that they were.
+	confirmLimit = 5 * time.Second
+)
 
 // Mark puts a mark into the group's order, which becomes a checkpoint at every target: see api.CheckpointCreateRequest.
 func (g *Group) Mark(ctx context.Context, req api.CheckpointCreateRequest) (reply api.Checkpoint, err error) {
@@ -30,45 +37,130 @@ func (g *Group) Mark(ctx context.Context, req api.CheckpointCreateRequest) (repl
 	if s == nil || !s.gate.open() {
 		return reply, fmt.Errorf("checkpoint of group %s: site %s does not serve it; ask the one that does: %w", g.id, g.cfg.Site, domain.ErrRefused)
 	}
-	o := &op{marker: true, mark: markCrash, label: []byte(req.Label)}
-	if req.App {
-		o.mark = markApp
-		if g.cfg.Quiesce == nil {
-			return reply, fmt.Errorf("checkpoint of group %s: no VM driver of site %s can hold guests still; take a crash-consistent one: %w", g.id, g.cfg.Site, domain.ErrRefused)
-		}
-		ctx, cancel := context.WithTimeout(ctx, quiesceLimit)
-		defer cancel()
-		release, err := g.cfg.Quiesce.Quiesce(ctx, g.id, quiesceLimit)
-		if err != nil {
-			return reply, fmt.Errorf("checkpoint of group %s: hold its guests still: %w", g.id, err)
-		}
-		defer func() {
-			if r := release(); r != nil {
-				g.log.Error("guests were not let go on; they go on by themselves", "error", r)
-			}
-		}()
-		return g.mark(ctx, s, o)
+	if !req.App {
+		reply, err = s.mark(ctx, markCrash, []byte(req.Label))
+	} else {
+		reply, err = s.markHeld(ctx, req.Label)
 	}
-	return g.mark(ctx, s, o)
+	if err != nil {
+		if req.App {
+			g.publish(ctx, "checkpoint_failed", s.epoch, max(reply.LSN, g.store.last()), "", err.Error())
+		}
+		return api.Checkpoint{}, fmt.Errorf("checkpoint of group %s: %w", g.id, err)
+	}
+	g.told(ctx, reply)
+	return reply, nil
 }
 
-// mark waits until the mark is where an acknowledged write must be.
-func (g *Group) mark(ctx context.Context, s *session, o *op) (api.Checkpoint, error) {
+// told publishes a checkpoint that was made.
+func (g *Group) told(ctx context.Context, p api.Checkpoint) {
+	g.publish(ctx, "checkpoint_created", p.Epoch, p.LSN, "", p.Kind+" "+p.Label)
+}
+
+// markHeld makes an application-consistent checkpoint:
+//
+//	guests held still -> mark acknowledged -> guests go on, and were held until now -> confirmation acknowledged
+//
+// The mark alone counts as crash-consistent, at every target, for good if nothing follows: whatever dies or takes too long in between
+// leaves no checkpoint that claims more than it holds. With an error, a checkpoint that has an LSN is one that stays, crash-consistent.
+func (s *session) markHeld(ctx context.Context, label string) (p api.Checkpoint, err error) {
+	if s.g.cfg.Quiesce == nil {
+		return p, fmt.Errorf("site %s has no VM hosts to hold guests still; take a crash-consistent one: %w", s.g.cfg.Site, domain.ErrRefused)
+	}
+	select {
+	case s.g.holding <- struct{}{}:
+		defer func() { <-s.g.holding }()
+	case <-ctx.Done():
+		return p, fmt.Errorf("another one is being made: %w: %w", domain.ErrUnavailable, ctx.Err())
+	}
+	if p, err = s.hold(ctx, label); err != nil {
+		return p, err
+	}
+	cctx, cancel := context.WithTimeout(ctx, confirmLimit)
+	defer cancel()
+	if _, err := s.mark(cctx, markSure, binary.LittleEndian.AppendUint64(nil, uint64(p.LSN))); err != nil {
+		return p, fmt.Errorf("checkpoint %d is made, crash-consistent: that the guests were held still is not acknowledged: %w", p.LSN, err)
+	}
+	p.Kind = api.CheckpointApp
+	return p, nil
+}
+
+// hold puts the mark into the order while all guests are held still.
+func (s *session) hold(ctx context.Context, label string) (p api.Checkpoint, err error) {
+	hctx, cancel := context.WithTimeout(ctx, quiesceLimit)
+	defer cancel()
+	release, err := s.g.cfg.Quiesce.Quiesce(hctx, s.st.policy(), s.epoch, quiesceLimit)
+	if err != nil {
+		return p, fmt.Errorf("hold its guests still: %w; they go on, and no checkpoint was made", err)
+	}
+	p, err = s.mark(hctx, markHeld, []byte(label))
+	held := release()
+	switch {
+	case err != nil && held != nil:
+		return p, errors.Join(err, held)
+	case err != nil:
+		return p, fmt.Errorf("%w; the guests go on", err)
+	case held != nil:
+		return p, fmt.Errorf("its guests were not held still until its mark was made: %w; checkpoint %d is crash-consistent", held, p.LSN)
+	}
+	return p, nil
+}
+
+// mark waits until a mark is where an acknowledged write must be.
+func (s *session) mark(ctx context.Context, mark int64, data []byte) (api.Checkpoint, error) {
 	done := make(chan error, 1)
-	o.done = func(err error) { done <- err }
+	o := &op{marker: true, mark: mark, label: data, done: func(err error) { done <- err }}
 	s.enqueue(o)
 	select {
 	case err := <-done:
 		if err != nil {
-			return api.Checkpoint{}, fmt.Errorf("checkpoint of group %s: %w: %w", g.id, domain.ErrNoLease, err)
+			return api.Checkpoint{}, fmt.Errorf("%w: %w", domain.ErrNoLease, err)
 		}
 	case <-ctx.Done():
-		return api.Checkpoint{}, fmt.Errorf("checkpoint of group %s: its mark is not acknowledged in time; it may still come: %w: %w", g.id, domain.ErrUnavailable, ctx.Err())
+		return api.Checkpoint{}, fmt.Errorf("its mark is not acknowledged in time, and may still come, as a crash-consistent one: %w: %w", domain.ErrUnavailable, ctx.Err())
 	}
-	p := api.Checkpoint{LSN: o.lsn, Epoch: s.epoch, Time: time.Now(), Kind: api.CheckpointCrash, Label: string(o.label)}
-	if o.mark == markApp {
-		p.Kind = api.CheckpointApp
+	return api.Checkpoint{LSN: o.lsn, Epoch: s.epoch, Time: time.Now(), Kind: api.CheckpointCrash, Label: string(o.label)}, nil
+}
+
+// Bounds of how often the schedule of application-consistent checkpoints is looked at.
+const (
+	leastHoldTick = 10 * time.Millisecond
+	mostHoldTick  = time.Second
+)
+
+// holdLoop makes application-consistent checkpoints as often as the policy in force says. The first one comes that long after the
+// session began: its guests have to boot.
+func (s *session) holdLoop() {
+	last := time.Now()
+	for {
+		c := s.st.policy().Checkpoints
+		if !sleep(s.ctx, max(leastHoldTick, min(c.AppEvery/10, mostHoldTick))) {
+			return
+		}
+		if c.AppEvery <= 0 || c.Disabled || time.Since(last) < c.AppEvery {
+			continue
+		}
+		last = time.Now()
+		s.scheduled(s.ctx)
 	}
-	g.publish(ctx, "checkpoint_created", s.epoch, p.LSN, "", p.Kind+" "+p.Label)
-	return p, nil
+}
+
+// scheduled makes one that is due. Where it cannot be had, a crash-consistent one stands in for it, and the reason is told.
+func (s *session) scheduled(ctx context.Context) {
+	p, err := s.markHeld(ctx, "")
+	if err == nil {
+		s.g.told(ctx, p)
+		return
+	}
+	if p.LSN == 0 {
+		var second error
+		if p, second = s.mark(ctx, markCrash, nil); second == nil {
+			err = fmt.Errorf("%w; checkpoint %d, crash-consistent, stands in for it", err, p.LSN)
+		}
+	}
+	if s.ctx.Err() != nil {
+		return // told by whoever ended the session
+	}
+	s.log.Warn("application-consistent checkpoint not made", "error", err)
+	s.g.publish(ctx, "checkpoint_failed", s.epoch, max(p.LSN, s.st.applied()), "", err.Error())
 }

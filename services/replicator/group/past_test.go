@@ -165,50 +165,6 @@ func TestAMarkIsACheckpointAtEveryTargetAtExactlyItsChange(t *testing.T) {
 	}
 }
 
-// guests are a Quiescer's.
-type guests struct {
-	held, released int
-	err            error
-}
-
-func (q *guests) Quiesce(context.Context, domain.GroupID, time.Duration) (func() error, error) {
-	if q.err != nil {
-		return nil, q.err
-	}
-	q.held++
-	return func() error { q.released++; return nil }, nil
-}
-
-func TestGuestsHeldStillForACheckpointAreAlwaysLetGo(t *testing.T) {
-	c := newPast(t, time.Hour, domain.ModeAsync)
-	c.boot("a", "b")
-	c.promote("a", 257)
-	a, b := c.nodes["a"], c.nodes["b"]
-	app := api.CheckpointCreateRequest{Group: "erp", App: true}
-	if _, err := a.g.Mark(t.Context(), app); !errors.Is(err, domain.ErrRefused) {
-		t.Fatalf("nobody can hold them: %v", err)
-	}
-	a.write(0, 0, block(1))
-	c.follows("a", "b")
-	eventually(t, "history begins", func() bool { return len(b.checkpoints()) > 0 })
-	q := &guests{}
-	a.g.cfg.Quiesce = q
-	p, err := a.g.Mark(t.Context(), app)
-	if err != nil || q.held != 1 || q.released != 1 || p.Kind != api.CheckpointApp {
-		t.Fatalf("%+v, %v, %+v", p, err, q)
-	}
-	b.holds(p.LSN)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := a.g.Mark(ctx, app); err != nil && q.held != q.released {
-		t.Fatalf("%v, %+v", err, q)
-	}
-	q.err = domain.ErrRefused
-	if _, err := a.g.Mark(t.Context(), app); !errors.Is(err, domain.ErrRefused) || q.held != q.released {
-		t.Fatalf("%v, %+v", err, q)
-	}
-}
-
 func TestAVolumeIsReadAsItWasPieceByPiece(t *testing.T) {
 	c := newPast(t, 30*time.Millisecond, domain.ModeAsync)
 	c.boot("a", "b")

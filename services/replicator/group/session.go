@@ -111,7 +111,7 @@ func newSession(ctx context.Context, g *Group, epoch domain.Epoch, deadline cloc
 func (s *session) start() {
 	s.core.Go(s.commitLoop)
 	s.core.Go(s.completeLoop)
-	for _, run := range []func(){s.guardLoop, s.checkpointLoop, s.watchLoop, s.headLoop, s.scrubLoop, s.register.run, s.volumeLoop} {
+	for _, run := range []func(){s.guardLoop, s.checkpointLoop, s.watchLoop, s.headLoop, s.scrubLoop, s.holdLoop, s.register.run, s.volumeLoop} {
 		s.wg.Go(run)
 	}
 	for _, t := range s.senders.all() {

@@ -33,8 +33,16 @@ type Point struct {
 	Label string       `json:"label,omitempty"` // a person's; empty for those taken by themselves
 }
 
-// asked reports whether somebody wanted this very point.
-func (p Point) asked() bool { return p.Label != "" || p.Kind == KindApp }
+// weight orders the checkpoints for being thinned out: the lightest go first.
+func (p Point) weight() int {
+	switch {
+	case p.Label != "":
+		return 2 // stays
+	case p.Kind == KindApp:
+		return 1
+	}
+	return 0
+}
 
 // Held is a checkpoint and what it costs.
 type Held struct {
@@ -272,6 +280,28 @@ func (h *History) Take(p Point) error {
 	defer h.change.Unlock()
 	if err := h.take(p); err != nil {
 		return h.abandon(fmt.Errorf("take a checkpoint: %w", err))
+	}
+	return nil
+}
+
+// Confirm says that the guests were quiesced at a checkpoint: it becomes one of KindApp, durably. One that is not there, or not of
+// that epoch, is passed over. An error is one that must stop the copy, as Take's.
+func (h *History) Confirm(lsn domain.LSN, epoch domain.Epoch) error {
+	h.change.Lock()
+	defer h.change.Unlock()
+	h.mu.Lock()
+	at := slices.IndexFunc(h.segs, func(s *segment) bool {
+		return s.point.LSN == lsn && s.point.Epoch == epoch && s.point.Kind != KindApp
+	})
+	if at >= 0 {
+		h.segs[at].point.Kind = KindApp
+	}
+	h.mu.Unlock()
+	if at < 0 {
+		return nil
+	}
+	if err := h.withRoom(h.save); err != nil {
+		return h.abandon(fmt.Errorf("confirm a checkpoint: %w", err))
 	}
 	return nil
 }

@@ -294,6 +294,14 @@ func TestWhatGoesNext(t *testing.T) {
 	for i := 1; i < 4; i++ {
 		labelled[i].Label = "x"
 	}
+	app := held(60, 50, 40, 30, 20, 10)
+	for i := 1; i < 4; i++ {
+		app[i].Kind = KindApp
+	}
+	allApp := held(50, 40, 30, 20, 10)
+	for i := range allApp {
+		allApp[i].Kind = KindApp
+	}
 	opened := held(4000, 40)
 	opened[0].Open = true
 	for name, x := range map[string]struct {
@@ -309,6 +317,8 @@ func TestWhatGoesNext(t *testing.T) {
 		"crowded for its age":           {held(400, 390, 200, 20, 10), 1, 1},
 		"evenly spaced: an older one":   {held(50, 40, 30, 20, 10), 1, 1},
 		"labelled ones are not thinned": {labelled, 1, 0},
+		"crash-consistent ones first":   {app, 1, 4},
+		"then application-consistent":   {allApp, 1, 1},
 	} {
 		if got := surplus(x.held, x.total, keep, now); got != x.want {
 			t.Errorf("%s: %d, want %d", name, got, x.want)

@@ -50,13 +50,14 @@ type oracle struct {
 	flushed domain.LSN
 	image   [2][]byte
 	models  map[domain.LSN][2][]byte
-	taken   domain.LSN // the newest that is known to be durable
+	app     map[domain.LSN]bool // confirmed; true when that is known to be durable
+	taken   domain.LSN          // the newest that is known to be durable
 	lost    int
 	clock   time.Time
 }
 
 func newOracle(t *testing.T, seed uint64, m mutant) *oracle {
-	o := &oracle{t: t, rng: rand.New(rand.NewPCG(seed, 7)), disk: faultdisk.New(seed), m: m, models: map[domain.LSN][2][]byte{}, clock: time.Unix(1e9, 0)}
+	o := &oracle{t: t, rng: rand.New(rand.NewPCG(seed, 7)), disk: faultdisk.New(seed), m: m, models: map[domain.LSN][2][]byte{}, app: map[domain.LSN]bool{}, clock: time.Unix(1e9, 0)}
 	o.keep = Keep{Age: time.Hour, Count: 2 + o.rng.IntN(8), Bytes: int64(1+o.rng.IntN(40)) * 64 << 10}
 	o.image = [2][]byte{make([]byte, oracleBytes), make([]byte, oracleBytes)}
 	return o
@@ -152,12 +153,35 @@ func (o *oracle) take() error {
 	if o.rng.IntN(6) == 0 {
 		p.Label = "wanted"
 	}
+	if o.h.Newest().LSN != p.LSN {
+		delete(o.app, p.LSN)
+	}
 	if err := o.h.Take(p); err != nil {
 		return err
 	}
 	if o.lost == before {
 		o.taken = o.applied
 	}
+	return nil
+}
+
+// confirm says of some checkpoint that the guests were held still at it.
+func (o *oracle) confirm() error {
+	list := o.h.List()
+	if len(list) == 0 {
+		return nil
+	}
+	p, before := list[o.rng.IntN(len(list))].Point, o.lost
+	if err := o.h.Confirm(p.LSN, p.Epoch+1); err != nil { // of another epoch: not this one
+		return err
+	}
+	if !o.app[p.LSN] {
+		o.app[p.LSN] = false
+	}
+	if err := o.h.Confirm(p.LSN, p.Epoch); err != nil {
+		return err
+	}
+	o.app[p.LSN] = o.lost == before
 	return nil
 }
 
@@ -184,7 +208,7 @@ func (o *oracle) flush() error {
 }
 
 func (o *oracle) step() error {
-	switch n := o.rng.IntN(20); {
+	switch n := o.rng.IntN(21); {
 	case n < 11:
 		return o.write()
 	case n < 14:
@@ -195,7 +219,9 @@ func (o *oracle) step() error {
 	case n < 17:
 		budget := o.rng.IntN(6)
 		return o.h.Trim(o.clock, func() bool { budget--; return budget >= 0 })
-	case n < 18:
+	case n == 17:
+		return o.confirm()
+	case n < 19:
 		return o.h.Forget(func(p Point) bool { return p.LSN%7 != 0 || p.LSN == o.taken })
 	}
 	return o.flush()
@@ -219,6 +245,9 @@ func (o *oracle) check() error {
 		model, ok := o.models[held.LSN]
 		if !ok {
 			return fmt.Errorf("checkpoint %d was never asked for: %w", held.LSN, errWrong)
+		}
+		if sure, tried := o.app[held.LSN]; held.Kind == KindApp && !tried || held.Kind != KindApp && sure {
+			return fmt.Errorf("checkpoint %d is of kind %s, confirmed %v: %w", held.LSN, held.Kind, sure, errWrong)
 		}
 		if err := o.checkView(held.LSN, model); err != nil {
 			return err

@@ -15,7 +15,7 @@ type Keep struct {
 }
 
 // surplus says which checkpoint is to go next, oldest first in held, -1 for none. The newest stays. One that is open goes
-// for want of room only. One that somebody asked for is not thinned out, but ages as the others.
+// for want of room only. One that has a label is not thinned out, an application-consistent one after all others; both age.
 func surplus(held []Held, total int64, keep Keep, now time.Time) int {
 	n := len(held)
 	switch {
@@ -26,9 +26,22 @@ func surplus(held []Held, total int64, keep Keep, now time.Time) int {
 	case n <= keep.Count:
 		return -1
 	}
+	for weight := range 2 {
+		if i := crowded(held, weight, now); i >= 0 {
+			return i
+		}
+	}
+	if !held[0].Open {
+		return 0
+	}
+	return -1
+}
+
+// crowded is the checkpoint of a weight that is closest to its neighbours for its age, -1 when there is none that may go.
+func crowded(held []Held, weight int, now time.Time) int {
 	best, least := -1, 0.0
-	for i := 1; i < n-1; i++ {
-		if held[i].asked() || held[i].Open {
+	for i := 1; i < len(held)-1; i++ {
+		if held[i].weight() != weight || held[i].Open {
 			continue
 		}
 		gap := held[i+1].Time.Sub(held[i-1].Time).Seconds()
@@ -36,9 +49,6 @@ func surplus(held []Held, total int64, keep Keep, now time.Time) int {
 		if crowd := gap / age; best < 0 || crowd < least {
 			best, least = i, crowd
 		}
-	}
-	if best < 0 && !held[0].Open {
-		return 0
 	}
 	return best
 }

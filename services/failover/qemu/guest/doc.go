@@ -4,7 +4,8 @@
 // The guest is Debian's cloud kernel and an initrd whose /init is a copy of the running binary: it loads the virtio
 // modules, mounts the ext4 file system of each disk and runs the same workload as the embedded driver, on a file that it
 // fsyncs. Nothing else is needed at run time; busybox is put beside it, when there is one, for a person to look around.
-// A binary that is linked dynamically takes its libraries along.
+// A binary that is linked dynamically takes its libraries along. Where the host has the QEMU guest agent (package
+// qemu-guest-agent), the guest runs it, so that its file systems can be frozen for a checkpoint.
 //
 // # Console
 //

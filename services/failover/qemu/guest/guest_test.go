@@ -181,6 +181,9 @@ k/virtio_net.ko: k/net-failover.ko k/failover.ko k/virtio.ko k/virtio_ring.ko
 	if len(got) != 8 {
 		t.Errorf("%q", got)
 	}
+	if _, err := moduleFiles(dir, agentModules...); !errors.Is(err, domain.ErrNotFound) || !strings.Contains(err.Error(), "virtio_console") {
+		t.Fatal(err)
+	}
 }
 
 func TestArchiveIsWhatCpioReads(t *testing.T) {

@@ -86,6 +86,11 @@ func live(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
+	actx, cancel := context.WithCancel(ctx)
+	var agent sync.WaitGroup
+	agent.Go(func() { runAgent(actx, con) })
+	defer agent.Wait() // it has no file system open when they are unmounted
+	defer cancel()
 	return serve(ctx, con, cfg, disks)
 }
 

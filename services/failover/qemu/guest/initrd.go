@@ -38,13 +38,17 @@ func FindKernel() (Kernel, error) {
 }
 
 // BuildInitrd writes an initrd to file, at once or not at all. exe becomes /init; its main calls GuestInit when IsInit says
-// so. Where it is linked dynamically, its libraries go with it.
+// so. Where it is linked dynamically, its libraries go with it. The QEMU guest agent is put beside it when the host has it.
 func BuildInitrd(file string, k Kernel, exe string) error {
-	libs, err := libraries(exe)
+	programs, more := []string{exe}, []string(nil)
+	if hasAgent() {
+		programs, more = append(programs, agentProgram), agentModules
+	}
+	libs, err := libraries(programs...)
 	if err != nil {
 		return err
 	}
-	modules, err := moduleFiles(k.Modules)
+	modules, err := moduleFiles(k.Modules, more...)
 	if err != nil {
 		return err
 	}
@@ -53,7 +57,7 @@ func BuildInitrd(file string, k Kernel, exe string) error {
 		return fmt.Errorf("build initrd: %w", err)
 	}
 	defer func() { _ = os.Remove(f.Name()) }() // renamed when all went well
-	err = fill(&archive{w: f}, k, modules, exe, libs)
+	err = fill(&archive{w: f}, k, modules, programs, libs)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("build initrd: %w", err)
 	}
@@ -63,8 +67,9 @@ func BuildInitrd(file string, k Kernel, exe string) error {
 	return nil
 }
 
-func fill(a *archive, k Kernel, modules []string, exe string, libs []string) error {
-	for _, dir := range []string{"bin", "dev", "mnt", "modules", "proc", "sys"} {
+// fill writes the archive: the first of the programs becomes its init, the others stand where they do on the host.
+func fill(a *archive, k Kernel, modules []string, programs, libs []string) error {
+	for _, dir := range []string{"bin", "dev", "mnt", "modules", "proc", "run", "sys"} {
 		a.entry(dir, typeDir|0o755, 0, 0, 0, nil)
 	}
 	a.entry("dev/console", typeChar|0o600, 5, 1, 0, nil) // PID 1's standard input and output
@@ -79,13 +84,16 @@ func fill(a *archive, k Kernel, modules []string, exe string, libs []string) err
 		a.file("bin/busybox", "/bin/busybox", 0o755)
 		a.entry("bin/sh", typeLink|0o777, 0, 0, int64(len("busybox")), bytes.NewReader([]byte("busybox")))
 	}
-	for _, dir := range parents(libs) {
+	for _, dir := range parents(append(slices.Clone(libs), programs[1:]...)) {
 		a.entry(dir, typeDir|0o755, 0, 0, 0, nil)
 	}
 	for _, lib := range libs {
 		a.file(lib[1:], lib, 0o755)
 	}
-	a.file("init", exe, 0o755)
+	for _, p := range programs[1:] {
+		a.file(p[1:], p, 0o755)
+	}
+	a.file("init", programs[0], 0o755)
 	return a.close()
 }
 
@@ -114,7 +122,11 @@ func CachedInitrd(dir string, k Kernel, exe string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("build initrd: %w", err)
 	}
-	file := filepath.Join(dir, fmt.Sprintf("initrd-%s-%x-%x.img", filepath.Base(k.Modules), info.Size(), info.ModTime().UnixNano()))
+	agent := ""
+	if hasAgent() {
+		agent = "-agent"
+	}
+	file := filepath.Join(dir, fmt.Sprintf("initrd-%s-%x-%x%s.img", filepath.Base(k.Modules), info.Size(), info.ModTime().UnixNano(), agent))
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 		return file, err
 	}

@@ -14,27 +14,39 @@ import (
 // libraryDirs are where the dynamic linker looks by itself.
 var libraryDirs = []string{"/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"}
 
-// libraries lists what a dynamically linked executable needs beside it in the guest: its dynamic linker and every shared
+// libraries lists what dynamically linked executables need beside them in the guest: their dynamic linker and every shared
 // library, directly or not. A static one needs nothing.
-func libraries(exe string) ([]string, error) {
-	f, err := elf.Open(exe)
+func libraries(programs ...string) ([]string, error) {
+	var found []string
+	for _, p := range programs {
+		if err := librariesOf(p, &found); err != nil {
+			return nil, fmt.Errorf("take %s into the guest: %w", p, err)
+		}
+	}
+	return found, nil
+}
+
+func librariesOf(program string, found *[]string) error {
+	f, err := elf.Open(program)
 	if err != nil {
-		return nil, fmt.Errorf("use %s as the guest's init: %w", exe, err)
+		return err
 	}
 	defer func() { _ = f.Close() }()
 	at := slices.IndexFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
 	if at < 0 {
-		return nil, nil
+		return nil
 	}
-	linker, err := io.ReadAll(f.Progs[at].Open())
+	name, err := io.ReadAll(f.Progs[at].Open())
 	if err != nil {
-		return nil, fmt.Errorf("use %s as the guest's init: %w", exe, err)
+		return err
 	}
-	found := []string{string(linker[:max(0, len(linker)-1)])} // ends with a NUL
-	if err := needed(f, &found); err != nil {
-		return nil, fmt.Errorf("use %s as the guest's init: %w (build it with CGO_ENABLED=0)", exe, err)
+	if linker := string(name[:max(0, len(name)-1)]); !slices.Contains(*found, linker) { // ends with a NUL
+		*found = append(*found, linker)
 	}
-	return found, nil
+	if err := needed(f, found); err != nil {
+		return fmt.Errorf("%w (build it with CGO_ENABLED=0)", err)
+	}
+	return nil
 }
 
 func needed(f *elf.File, found *[]string) error {

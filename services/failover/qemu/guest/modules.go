@@ -17,9 +17,12 @@ import (
 // wanted are the kernel modules the guest needs, where they are not built in.
 var wanted = []string{"virtio_pci", "virtio_blk", "virtio_net", "ext4"}
 
-// moduleFiles lists the files of the wanted modules under /lib/modules/VERSION, each after those it depends on, as
+// agentModules are those that the guest agent's port needs.
+var agentModules = []string{"virtio_console"}
+
+// moduleFiles lists the files of the wanted modules, and more, under /lib/modules/VERSION, each after those it depends on, as
 // modprobe --show-depends does.
-func moduleFiles(dir string) ([]string, error) {
+func moduleFiles(dir string, more ...string) ([]string, error) {
 	deps, err := readDeps(filepath.Join(dir, "modules.dep"))
 	if err != nil {
 		return nil, fmt.Errorf("read module dependencies: %w", err)
@@ -33,7 +36,7 @@ func moduleFiles(dir string) ([]string, error) {
 		byName[moduleName(file)] = file
 	}
 	var out []string
-	for _, name := range wanted {
+	for _, name := range slices.Concat(wanted, more) {
 		file, ok := byName[name]
 		if ok {
 			out = inOrder(out, deps, file)
