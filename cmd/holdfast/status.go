@@ -40,13 +40,9 @@ func statusCommand() *cobra.Command {
 			defer mesh.Close()
 			ctx, cancel := context.WithTimeout(cmd.Context(), r.timeout)
 			defer cancel()
-			var all []siteStatus
-			for _, s := range cfg.Sites {
-				conn, err := mesh.Conn(s.ID)
-				if err != nil {
-					return err
-				}
-				all = append(all, askSite(ctx, conn, s.Role))
+			all, err := askSites(ctx, cfg, mesh)
+			if err != nil {
+				return err
 			}
 			if r.output == "json" {
 				err = printJSON(cmd.OutOrStdout(), map[string]any{"sites": all})

@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/services/failover/plan"
+	"github.com/holdfast-dr/holdfast/services/failover/policy"
 	"github.com/holdfast-dr/holdfast/services/failover/probe"
 	"github.com/holdfast-dr/holdfast/services/failover/run"
 )
@@ -132,28 +133,15 @@ func (a actor) precheck(ctx context.Context, r api.Run, g domain.GroupID) (strin
 	if err != nil {
 		return "", fmt.Errorf("precheck group %s at site %s: %w", g, r.From, err)
 	}
-	for _, have := range st.Groups {
-		if have.Group != g {
-			continue
-		}
-		if have.Role != domain.RolePrimary || !have.Serving {
-			return "", fmt.Errorf("precheck group %s: %w: site %s does not serve it", g, domain.ErrRefused, r.From)
-		}
-		for _, t := range have.Targets {
-			if t.Site == a.cfg.Site && (t.InSync || t.State == api.TargetStreaming) {
-				return asked(struct {
-					Epoch  domain.Epoch `json:"epoch"`
-					State  string       `json:"state"`
-					InSync bool         `json:"in_sync"`
-				}{have.Epoch, t.State, t.InSync}, nil)
-			}
-			if t.Site == a.cfg.Site {
-				return "", fmt.Errorf("precheck group %s: %w: the copy at site %s is %s (%d bytes behind)", g, domain.ErrRefused, t.Site, t.State, t.LagBytes)
-			}
-		}
-		return "", fmt.Errorf("precheck group %s: %w: site %s does not send to site %s", g, domain.ErrRefused, r.From, a.cfg.Site)
+	have, t, err := policy.Ready(st.Groups, g, r.From, a.cfg.Site)
+	if err != nil {
+		return "", fmt.Errorf("precheck group %s: %w", g, err)
 	}
-	return "", fmt.Errorf("precheck group %s: %w: site %s has no copy", g, domain.ErrRefused, r.From)
+	return asked(struct {
+		Epoch  domain.Epoch `json:"epoch"`
+		State  string       `json:"state"`
+		InSync bool         `json:"in_sync"`
+	}{have.Epoch, t.State, t.InSync}, nil)
 }
 
 func (a actor) acquire(ctx context.Context, r api.Run, d api.GroupDesired) (string, error) {

@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
@@ -49,43 +50,24 @@ func (s *service) decideOnce(ctx context.Context, state policy.State) policy.Sta
 
 // declare begins one failover run for each plan that has groups of a lost site.
 func (s *service) declare(ctx context.Context, d policy.Due, text string, list api.GroupList) {
-	orders := map[domain.PlanID]*order{}
-	for _, id := range d.Groups {
-		if _, down := s.isEvacuated(id); down || s.active(id) != "" || !s.calmNow(id) {
-			continue
-		}
-		p := planOf(list, id)
-		o, ok := orders[p.ID]
-		if !ok {
-			o = &order{plan: p, kind: api.RunFailover, from: d.Site, by: byPolicy, reason: text,
-				estimate: map[domain.GroupID]api.LossEstimate{}, acceptLoss: map[domain.GroupID]bool{}}
-			orders[p.ID] = o
-		}
-		o.groups = append(o.groups, id)
-	}
+	d.Groups = slices.DeleteFunc(slices.Clone(d.Groups), func(id domain.GroupID) bool {
+		_, down := s.isEvacuated(id)
+		return down || s.active(id) != "" || !s.calmNow(id)
+	})
 	out := s.outageOf(ctx, d.Site)
-	for _, o := range orders {
-		o.outage = out
+	for _, p := range policy.Orders(s.cfg.Site, d, list) {
+		o := order{plan: p.Plan, kind: api.RunFailover, from: p.From, groups: p.Groups, by: byPolicy, reason: text, outage: out,
+			estimate: map[domain.GroupID]api.LossEstimate{}, acceptLoss: p.AcceptLoss}
 		for _, id := range o.groups {
-			o.acceptLoss[id] = s.modeFrom(list, id, d.Site) == domain.ModeAsync
 			o.estimate[id] = s.estimate(ctx, id)
 		}
-		if _, err := s.launch(ctx, *o, list); err != nil {
+		if _, err := s.launch(ctx, o, list); err != nil {
 			s.log.Warn("failover not started", "plan", string(o.plan.ID), "error", err)
 			for _, id := range o.groups {
 				s.bump(id)
 			}
 		}
 	}
-}
-
-func (s *service) modeFrom(list api.GroupList, id domain.GroupID, from domain.SiteID) domain.Mode {
-	for _, g := range list.Groups {
-		if g.Group.ID == id {
-			return g.Group.ModeTo(from, s.cfg.Site)
-		}
-	}
-	return domain.ModeNone
 }
 
 // estimate asks the own replicator what a takeover would lose; an estimate that is not known when it does not answer.

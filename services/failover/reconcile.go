@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
+	"github.com/holdfast-dr/holdfast/services/failover/policy"
 )
 
 // reconcile brings what runs here towards what is desired, each tick and when woken, until ctx ends.
@@ -88,7 +89,7 @@ func (s *service) startRuns(ctx context.Context, list api.GroupList, needs []nee
 	orders := map[domain.PlanID]*order{}
 	var ids []domain.PlanID
 	for _, n := range needs {
-		p := planOf(list, n.group)
+		p := policy.PlanOf(list, n.group)
 		o, ok := orders[p.ID]
 		if !ok {
 			o = &order{plan: p, kind: api.RunStart, by: byPolicy, reason: n.reason, above: map[domain.GroupID]domain.Epoch{}}
@@ -108,16 +109,6 @@ func (s *service) startRuns(ctx context.Context, list api.GroupList, needs []nee
 			}
 		}
 	}
-}
-
-// planOf is the first plan that has the group; a plan of its own when none has.
-func planOf(list api.GroupList, g domain.GroupID) domain.Plan {
-	for _, p := range list.Plans {
-		if slices.ContainsFunc(p.Groups, func(pg domain.PlanGroup) bool { return pg.Group == g }) {
-			return p
-		}
-	}
-	return domain.Plan{ID: domain.PlanID(g), Groups: []domain.PlanGroup{{Group: g}}}
 }
 
 // tend looks after a group that this site holds the lease of: local high availability.

@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/audit"
 	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/failover/policy"
 )
 
 func (s *service) endpoints() map[string]bus.Endpoint {
@@ -100,7 +101,7 @@ func (s *service) orderOf(ctx context.Context, req api.RunStartRequest, list api
 		for _, id := range o.groups {
 			o.estimate[id] = s.estimate(ctx, id)
 			o.acceptLoss[id] = req.AcceptLoss
-			if s.modeFrom(list, id, o.from) == domain.ModeAsync && !req.AcceptLoss {
+			if policy.ModeFrom(list, id, o.from, s.cfg.Site) == domain.ModeAsync && !req.AcceptLoss {
 				return o, fmt.Errorf("%w: group %s is asynchronous: about %s would be lost; accept the loss to go on", domain.ErrRefused, id, o.estimate[id].Text)
 			}
 		}

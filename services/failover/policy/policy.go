@@ -10,6 +10,7 @@
 package policy
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -51,10 +52,11 @@ func Decide(s State, in Input) (State, []Due) {
 		next.Since[site] = since
 	}
 	var out []Due
-	for _, site := range slices.Sorted(maps.Keys(next.Since)) {
+	lost := slices.Sorted(maps.Keys(next.Since))
+	for _, site := range lost {
 		due := Due{Site: site}
 		for _, g := range in.Groups {
-			if g.Site == site && g.Group.Failover == domain.FailoverAuto && in.Now-next.Since[site] >= g.Group.HoldDown && heir(g.Group, site, next) == in.Self {
+			if g.Site == site && g.Group.Failover == domain.FailoverAuto && in.Now-next.Since[site] >= g.Group.HoldDown && Heir(g.Group, site, lost) == in.Self {
 				due.Groups = append(due.Groups, g.Group.ID)
 			}
 		}
@@ -66,12 +68,82 @@ func Decide(s State, in Input) (State, []Due) {
 	return next, out
 }
 
-// heir is the first site of a group that has its changes and is not lost; empty when there is none.
-func heir(g domain.Group, lost domain.SiteID, s State) domain.SiteID {
+// Order is what one failover run takes over: groups of one plan.
+type Order struct {
+	Plan       domain.Plan
+	From       domain.SiteID
+	Groups     []domain.GroupID
+	AcceptLoss map[domain.GroupID]bool // of those whose copies are asynchronous
+}
+
+// Orders lays out what is due as runs of the site self, one for each plan, in the order in which their groups come.
+func Orders(self domain.SiteID, d Due, list api.GroupList) []Order {
+	var out []Order
+	for _, id := range d.Groups {
+		p := PlanOf(list, id)
+		i := slices.IndexFunc(out, func(o Order) bool { return o.Plan.ID == p.ID })
+		if i < 0 {
+			i = len(out)
+			out = append(out, Order{Plan: p, From: d.Site, AcceptLoss: map[domain.GroupID]bool{}})
+		}
+		out[i].Groups = append(out[i].Groups, id)
+		out[i].AcceptLoss[id] = ModeFrom(list, id, d.Site, self) == domain.ModeAsync
+	}
+	return out
+}
+
+// PlanOf is the first plan that has the group; a plan of its own when none has.
+func PlanOf(list api.GroupList, g domain.GroupID) domain.Plan {
+	for _, p := range list.Plans {
+		if slices.ContainsFunc(p.Groups, func(pg domain.PlanGroup) bool { return pg.Group == g }) {
+			return p
+		}
+	}
+	return domain.Plan{ID: domain.PlanID(g), Groups: []domain.PlanGroup{{Group: g}}}
+}
+
+// ModeFrom is the mode in which a group's changes go from one site to another.
+func ModeFrom(list api.GroupList, id domain.GroupID, from, to domain.SiteID) domain.Mode {
+	for _, g := range list.Groups {
+		if g.Group.ID == id {
+			return g.Group.ModeTo(from, to)
+		}
+	}
+	return domain.ModeNone
+}
+
+// Heir is the first site of a group that has the changes of a lost one and is not lost; empty when there is none.
+func Heir(g domain.Group, from domain.SiteID, lost []domain.SiteID) domain.SiteID {
 	for _, site := range g.SitesOf() {
-		if _, gone := s.Since[site]; !gone && g.ModeTo(lost, site) != domain.ModeNone {
+		if !slices.Contains(lost, site) && g.ModeTo(from, site) != domain.ModeNone {
 			return site
 		}
 	}
 	return ""
+}
+
+// Ready finds, in what the serving site says of its copies, whether a group can be handed to another site without loss. Errors
+// wrap domain.ErrRefused and say why not.
+func Ready(copies []api.GroupStatus, g domain.GroupID, from, to domain.SiteID) (api.GroupStatus, api.TargetStatus, error) {
+	fail := func(format string, args ...any) (api.GroupStatus, api.TargetStatus, error) {
+		return api.GroupStatus{}, api.TargetStatus{}, fmt.Errorf("%w: "+format, append([]any{domain.ErrRefused}, args...)...)
+	}
+	i := slices.IndexFunc(copies, func(c api.GroupStatus) bool { return c.Group == g })
+	if i < 0 {
+		return fail("site %s has no copy", from)
+	}
+	have := copies[i]
+	if have.Role != domain.RolePrimary || !have.Serving {
+		return fail("site %s does not serve it", from)
+	}
+	for _, t := range have.Targets {
+		switch {
+		case t.Site != to:
+		case t.InSync || t.State == api.TargetStreaming:
+			return have, t, nil
+		default:
+			return fail("the copy at site %s is %s (%d bytes behind)", t.Site, t.State, t.LagBytes)
+		}
+	}
+	return fail("site %s does not send to site %s", from, to)
 }

@@ -302,10 +302,8 @@ func (c *Candidate) objection(reg Register) Reason {
 		return ColdStart
 	case reg.WE.Force() < c.promise.Force():
 		return OlderForce
-	case !reg.Holds(c.p.Self) && !c.campaign.AcceptLoss && !c.mut.InSyncIgnored:
-		return NotInSync
 	}
-	return ""
+	return reg.Bars(c.p.Self, c.campaign.AcceptLoss || c.mut.InSyncIgnored)
 }
 
 func (c *Candidate) startPrepare(now Instant) []Action {

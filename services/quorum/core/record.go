@@ -112,6 +112,14 @@ func (r Register) NewerThan(o Register) bool {
 // Holds reports whether the site is in the in-sync set.
 func (r Register) Holds(s domain.SiteID) bool { return slices.Contains(r.InSync, s) }
 
+// Bars says why a site must not be granted an epoch over this register, "" when it may: it is in sync, or the loss is accepted.
+func (r Register) Bars(s domain.SiteID, acceptLoss bool) Reason {
+	if acceptLoss || r.Holds(s) {
+		return ""
+	}
+	return NotInSync
+}
+
 // Record is what a voter keeps on stable storage for one (cluster, group). The zero value is a voter that never voted.
 type Record struct {
 	Promised    domain.Epoch  `json:"promised"`     // no lower epoch will be accepted

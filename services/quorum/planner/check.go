@@ -23,11 +23,7 @@ func Rules() []Rule {
 
 // Check is the planner's report. The error wraps domain.ErrInvalid: the model does not fit its voters.
 func Check(in Input) (Report, error) {
-	members := make([]core.Member, len(in.Voters))
-	for i, v := range in.Voters {
-		members[i] = v.Member
-	}
-	cfg, err := core.Arrange(in.Model, members)
+	cfg, err := in.Config()
 	if err != nil {
 		return Report{}, err
 	}
@@ -49,6 +45,15 @@ func Check(in Input) (Report, error) {
 	}
 	c.report.sort()
 	return c.report, nil
+}
+
+// Config is the votes of the input. The error wraps domain.ErrInvalid.
+func (in Input) Config() (core.Config, error) {
+	members := make([]core.Member, len(in.Voters))
+	for i, v := range in.Voters {
+		members[i] = v.Member
+	}
+	return core.Arrange(in.Model, members)
 }
 
 // check is a report in the making.

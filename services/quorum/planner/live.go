@@ -21,7 +21,7 @@ func LiveOf(sites []api.QuorumStatus) *Live {
 			out.Voters[core.VoterID(v.ID)] = worse(out.Voters[core.VoterID(v.ID)], v, v.Site == st.Site)
 		}
 		for _, l := range st.Groups {
-			vote := Vote{Group: l.Group, Epoch: l.Epoch, Config: configOf(l)}
+			vote := Vote{Group: l.Group, Epoch: l.Epoch, Config: ConfigOf(l)}
 			i, ok := at[l.Group]
 			switch {
 			case !ok:
@@ -48,7 +48,8 @@ func worse(s Seen, v api.VoterStatus, own bool) Seen {
 	return s
 }
 
-func configOf(l api.Lease) core.Config {
+// ConfigOf is the votes in force as a lease tells them; no weights: not known. Of a joint configuration the new ones stand for both.
+func ConfigOf(l api.Lease) core.Config {
 	if l.Weights == nil {
 		return core.Config{}
 	}
@@ -58,7 +59,7 @@ func configOf(l api.Lease) core.Config {
 	}
 	c := core.Config{Weights: w}
 	if l.Joint {
-		c.Old = core.Weights{}
+		c.Old = w
 	}
 	return c
 }

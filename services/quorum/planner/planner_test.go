@@ -49,11 +49,7 @@ func weight(n int) *int { return &n }
 
 // settled puts the configured weights in force.
 func settled(in planner.Input) planner.Input {
-	members := make([]core.Member, len(in.Voters))
-	for i, v := range in.Voters {
-		members[i] = v.Member
-	}
-	if cfg, err := core.Arrange(in.Model, members); err == nil {
+	if cfg, err := in.Config(); err == nil {
 		in.Live.Groups[0].Config = cfg
 	}
 	return in

@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/site"
+	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/whatif"
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/config"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/quorum/core"
+	"github.com/holdfast-dr/holdfast/services/quorum/planner"
+)
+
+// whatIfFlags are the flags of holdfast whatif.
+type whatIfFlags struct {
+	lose          []string
+	single, pairs bool
+	svg           string
+}
+
+func whatIfCommand() *cobra.Command {
+	var r remote
+	var f whatIfFlags
+	c := &cobra.Command{
+		Use: "whatif", Short: "Say what would happen if sites, voters or links were lost now", Args: exactly(0, "no argument"),
+		Long: "Say what would happen if sites, voters or links were lost now: who keeps quorum, which groups move where, in what order and\n" +
+			"after which hold-down, what would be lost, which VMs find no host, which names change, and why. The sites are asked how things\n" +
+			"stand; nothing is touched. The code that decides in earnest decides here too. A link is cut both ways. Where a site does not\n" +
+			"answer it counts as lost, and the exit code is 4.",
+		Example: "  holdfast whatif --lose site:a\n  holdfast whatif --lose voter:w --lose link:a-b --svg after.svg\n  holdfast whatif --all-single",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return whatIf(cmd, &r, f) },
+	}
+	r.flags(c)
+	c.Flags().StringArrayVar(&f.lose, "lose", nil, "site:NAME, voter:NAME or link:NAME-NAME; may be given several times: all at once")
+	c.Flags().BoolVar(&f.single, "all-single", false, "every single loss, a line each")
+	c.Flags().BoolVar(&f.pairs, "all-pairs", false, "every two losses at once, a line each")
+	c.Flags().StringVar(&f.svg, "svg", "", "also write a picture to this file")
+	return c
+}
+
+func whatIf(cmd *cobra.Command, r *remote, f whatIfFlags) error {
+	if len(f.lose) > 0 && (f.single || f.pairs) || f.single && f.pairs || len(f.lose) == 0 && !f.single && !f.pairs {
+		return fmt.Errorf("whatif: %w: give --lose, --all-single or --all-pairs", domain.ErrInvalid)
+	}
+	cfg, err := r.load()
+	if err != nil {
+		return err
+	}
+	cases, err := whatIfCases(site.QuorumPlan(cfg), f)
+	if err != nil {
+		return err
+	}
+	st, err := liveState(cmd.Context(), r)
+	if err != nil {
+		return err
+	}
+	all := make([]whatif.Prediction, 0, len(cases))
+	for _, losses := range cases {
+		p, err := whatif.Predict(st, losses)
+		if err != nil {
+			return err
+		}
+		all = append(all, p)
+	}
+	if f.svg != "" {
+		if err := os.WriteFile(f.svg, []byte(whatif.SVG(st, all)), 0o644); err != nil {
+			return fmt.Errorf("write picture: %w", err)
+		}
+	}
+	switch {
+	case r.output == "json":
+		err = printJSON(cmd.OutOrStdout(), map[string]any{"predictions": all})
+	case len(f.lose) > 0:
+		_, err = fmt.Fprint(cmd.OutOrStdout(), all[0].Text(true))
+	default:
+		_, err = fmt.Fprint(cmd.OutOrStdout(), whatif.Table(all))
+	}
+	return errors.Join(err, partly(st))
+}
+
+// partly is an error for the exit code when sites did not answer.
+func partly(st whatif.State) error {
+	if len(st.Down) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the state is %w: not all of %v answered", errPartial, st.Down)
+}
+
+func whatIfCases(in planner.Input, f whatIfFlags) ([][]whatif.Loss, error) {
+	switch {
+	case f.pairs:
+		return whatif.Pairs(whatif.All(in)), nil
+	case f.single:
+		var out [][]whatif.Loss
+		for _, l := range whatif.All(in) {
+			out = append(out, []whatif.Loss{l})
+		}
+		return out, nil
+	}
+	var losses []whatif.Loss
+	for _, text := range f.lose {
+		l, err := whatif.Parse(in, text)
+		if err != nil {
+			return nil, err
+		}
+		losses = append(losses, l)
+	}
+	return [][]whatif.Loss{losses}, nil
+}
+
+func explainCommand() *cobra.Command {
+	var r remote
+	c := parent(&cobra.Command{Use: "explain", Short: "Say why things are as they are"})
+	r.flags(c)
+	c.AddCommand(&cobra.Command{
+		Use: "group GROUP", Short: "Say why a group is where it is, and why it can or cannot move now", Args: exactly(1, "one GROUP"),
+		Long: "Say in one line, and then reason by reason, why a group is where it is and whether a planned move to each of its other sites\n" +
+			"could begin now. The sites are asked how things stand; nothing is touched.",
+		Example: "  holdfast explain group erp",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			st, err := liveState(cmd.Context(), &r)
+			if err != nil {
+				return err
+			}
+			e, err := whatif.Explain(st, domain.GroupID(args[0]))
+			if err != nil {
+				return err
+			}
+			if r.output == "json" {
+				err = printJSON(cmd.OutOrStdout(), e)
+			} else {
+				_, err = fmt.Fprint(cmd.OutOrStdout(), e.Text())
+			}
+			return errors.Join(err, partly(st))
+		},
+	})
+	return c
+}
+
+// liveState asks every site how things stand.
+func liveState(ctx context.Context, r *remote) (whatif.State, error) {
+	cfg, mesh, err := r.open(ctx)
+	if err != nil {
+		return whatif.State{}, err
+	}
+	defer mesh.Close()
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	all, err := askSites(ctx, cfg, mesh)
+	if err != nil {
+		return whatif.State{}, err
+	}
+	st := whatif.State{Plan: site.QuorumPlan(cfg), Votes: map[domain.GroupID]whatif.Vote{}, Loss: map[domain.GroupID]map[domain.SiteID]api.LossEstimate{},
+		Copies: map[domain.GroupID]map[domain.SiteID]api.GroupStatus{}, Dead: map[domain.HostID]bool{}, Runs: map[domain.GroupID]api.Run{}}
+	found := false
+	for _, s := range all {
+		if !s.Reachable || s.Quorum == nil {
+			st.Down = append(st.Down, s.Site)
+			continue
+		}
+		noteVotes(&st, *s.Quorum)
+		noteHosts(&st, s)
+		if s.Failover == nil {
+			continue
+		}
+		if err := noteDesired(ctx, mesh, &st, s.Site, !found); err != nil {
+			return st, err
+		}
+		found = true
+	}
+	if !found {
+		return st, fmt.Errorf("state of the groups: %w: no data site answers", domain.ErrUnavailable)
+	}
+	for _, s := range all {
+		noteCopies(ctx, mesh, &st, s)
+	}
+	return st, nil
+}
+
+// askSites asks every site for everything that status tells.
+func askSites(ctx context.Context, cfg config.Config, mesh *bus.Mesh) ([]siteStatus, error) {
+	var all []siteStatus
+	for _, s := range cfg.Sites {
+		conn, err := mesh.Conn(s.ID)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, askSite(ctx, conn, s.Role))
+	}
+	return all, nil
+}
+
+// noteVotes takes over what a site knows of the votes: who holds a lease says so himself, and of the others the newest counts.
+func noteVotes(st *whatif.State, q api.QuorumStatus) {
+	for _, l := range q.Groups {
+		have, known := st.Votes[l.Group]
+		switch {
+		case l.Held:
+			have.Holder = q.Site
+		case known && l.Epoch <= have.Epoch:
+			continue
+		}
+		if l.Held || l.Epoch > have.Epoch {
+			have.Epoch = l.Epoch
+			have.Reg = core.Register{InSync: l.InSync, Config: planner.ConfigOf(l)}
+		}
+		st.Votes[l.Group] = have
+	}
+}
+
+// noteHosts takes over which hosts a site's own health service takes for dead on every path.
+func noteHosts(st *whatif.State, s siteStatus) {
+	if s.Health == nil {
+		return
+	}
+	lives := map[domain.HostID]bool{}
+	for _, o := range s.Health.View.Observations {
+		if o.Kind != "host" || o.Site != s.Site {
+			continue
+		}
+		id := domain.HostID(o.ID)
+		lives[id] = lives[id] || o.State != api.StateDead
+		st.Dead[id] = !lives[id]
+	}
+}
+
+// noteDesired takes over desired state from one site, and each site's runs.
+func noteDesired(ctx context.Context, mesh *bus.Mesh, st *whatif.State, s domain.SiteID, first bool) error {
+	conn, err := mesh.Conn(s)
+	if err != nil {
+		return err
+	}
+	if first {
+		if st.List, err = bus.Call[api.GroupList](ctx, conn, api.ServiceFailover, api.VerbGroupList, api.Empty{}); err != nil {
+			return err
+		}
+	}
+	runs, err := bus.Call[api.RunList](ctx, conn, api.ServiceFailover, api.VerbRunList, api.Empty{})
+	if err != nil {
+		return err
+	}
+	for _, run := range runs.Runs {
+		for _, step := range run.Steps {
+			if have, ok := st.Runs[step.Group]; step.Group != "" && (!ok || run.Started.After(have.Started)) {
+				st.Runs[step.Group] = run
+			}
+		}
+	}
+	return nil
+}
+
+// noteCopies takes over what a site's copies are worth: of a target what its primary says it lacks, else what it says itself.
+func noteCopies(ctx context.Context, mesh *bus.Mesh, st *whatif.State, s siteStatus) {
+	if s.Replicator == nil {
+		return
+	}
+	for _, g := range s.Replicator.Groups {
+		if st.Copies[g.Group] == nil {
+			st.Copies[g.Group] = map[domain.SiteID]api.GroupStatus{}
+		}
+		if st.Loss[g.Group] == nil {
+			st.Loss[g.Group] = map[domain.SiteID]api.LossEstimate{}
+		}
+		st.Copies[g.Group][s.Site] = g
+		for _, t := range g.Targets {
+			st.Loss[g.Group][t.Site] = t.Loss.LossEstimate
+		}
+		if _, told := st.Loss[g.Group][s.Site]; told || g.Role != domain.RoleTarget || slices.Contains(st.Down, s.Site) {
+			continue
+		}
+		if conn, err := mesh.Conn(s.Site); err == nil {
+			if e, err := bus.Call[api.LossEstimate](ctx, conn, api.ServiceReplicator, api.VerbEstimate, api.EstimateRequest{Group: g.Group}); err == nil {
+				st.Loss[g.Group][s.Site] = e
+			}
+		}
+	}
+}

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/site"
+	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/whatif"
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/config"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/quorum/planner"
+)
+
+// threeSites are the samples, running in this process at ports of their own.
+type threeSites struct {
+	t     *testing.T
+	files map[string]string
+	stop  map[string]func()
+}
+
+func startThreeSites(t *testing.T) *threeSites {
+	t.Helper()
+	s := &threeSites{t: t, files: map[string]string{}, stop: map[string]func(){}}
+	swap := []string{"hold_down: 30s", "hold_down: 1s", "port: 8080", "port: " + freePort(t)}
+	for _, p := range []string{"4222", "4223", "4224", "3260", "3261", "5301", "5302", "7101", "7102", "7201", "7202"} {
+		swap = append(swap, "127.0.0.1:"+p, "127.0.0.1:"+freePort(t))
+	}
+	for _, id := range []string{"a", "b", "w"} {
+		sample, err := os.ReadFile("../../deploy/examples/site-" + id + ".yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.files[id] = filepath.Join(t.TempDir(), "site.yaml")
+		if err := os.WriteFile(s.files[id], []byte(strings.NewReplacer(swap...).Replace(string(sample))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.start(id)
+	}
+	return s
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+func (s *threeSites) start(id string) {
+	s.t.Helper()
+	cfg, err := config.Load(s.files[id])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(s.t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- site.Run(ctx, cfg, site.Options{Logger: slog.New(slog.DiscardHandler)}) }()
+	s.stop[id] = func() {
+		cancel()
+		if err := <-ended; err != nil {
+			s.t.Errorf("site %s: %v", id, err)
+		}
+		s.stop[id] = func() {}
+	}
+	s.t.Cleanup(func() { s.stop[id]() })
+}
+
+// run runs a command against a site until it has an answer that will do.
+func (s *threeSites) until(what string, enough func(outcome) bool, args ...string) outcome {
+	s.t.Helper()
+	deadline := time.Now().Add(2 * time.Minute)
+	for {
+		o := holdfast(s.t.Context(), args...)
+		if enough(o) {
+			return o
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%s did not come: exit %d, %v\n%s", what, o.code, o.err, o.stdout)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// What is predicted is held against what then happens: who serves, where, by which steps, and which name changes.
+func TestWhatIsPredictedIsWhatHappens(t *testing.T) {
+	if testing.Short() {
+		t.Skip("three sites and a takeover take half a minute")
+	}
+	s := startThreeSites(t)
+	fromB := []string{"--config", s.files["b"], "-o", "json"}
+	s.until("site a serves, site b in sync", func(o outcome) bool {
+		var e whatif.Explanation
+		return o.code == 0 && json.Unmarshal([]byte(o.stdout), &e) == nil && e.Site == "a" && len(e.Moves) == 1 && e.Moves[0].Can &&
+			strings.Contains(strings.Join(e.Why, " "), "[a b]")
+	}, append([]string{"explain", "group", "erp"}, fromB...)...)
+	s.until("a name that points at a", func(o outcome) bool {
+		var r api.RunList
+		return json.Unmarshal([]byte(o.stdout), &r) == nil && len(r.Runs) > 0 && r.Runs[0].State == api.StepDone
+	}, "run", "list", "--config", s.files["a"], "-o", "json")
+
+	checkQuorumLive(t, s)
+	svg := filepath.Join(t.TempDir(), "after.svg")
+	var told struct {
+		Predictions []whatif.Prediction `json:"predictions"`
+	}
+	o := holdfast(t.Context(), append([]string{"whatif", "--lose", "site:a", "--svg", svg}, fromB...)...)
+	if err := json.Unmarshal([]byte(o.stdout), &told); err != nil || o.code != 0 {
+		t.Fatalf("exit %d, %v, %v: %s", o.code, o.err, err, o.stdout)
+	}
+	f := told.Predictions[0].Groups[0]
+	if f.Group != "erp" || f.What != whatif.Moves || f.From != "a" || f.To != "b" || len(f.Names) != 1 || f.Loss == nil || !f.Loss.Known || f.Loss.Writes != 0 {
+		t.Fatalf("predicted %+v", f)
+	}
+	if picture, err := os.ReadFile(svg); err != nil || !strings.Contains(string(picture), "1. erp from a after 1s") {
+		t.Errorf("picture: %v", err)
+	}
+	for _, all := range []string{"--all-single", "--all-pairs"} {
+		if o := holdfast(t.Context(), "whatif", all, "--config", s.files["b"]); o.code != 0 || !strings.Contains(o.stdout, "erp stays at a") {
+			t.Errorf("%s: exit %d, %v: %s", all, o.code, o.err, o.stdout)
+		}
+	}
+
+	s.stop["a"]()
+	var r api.RunList
+	s.until("the takeover", func(o outcome) bool {
+		return json.Unmarshal([]byte(o.stdout), &r) == nil && len(r.Runs) > 0 && r.Runs[0].Kind == api.RunFailover && r.Runs[0].State != api.StepRunning
+	}, append([]string{"run", "list"}, fromB...)...)
+	run := r.Runs[0]
+	var steps, names []string
+	for _, st := range run.Steps {
+		steps = append(steps, st.ID)
+		if st.Name != "" {
+			names = append(names, st.Name)
+		}
+	}
+	if run.State != api.StepDone || run.Leader != f.To || run.From != f.From || !slices.Equal(steps, f.Steps) || !slices.Equal(names, []string{f.Names[0].Name}) {
+		t.Errorf("predicted %+v\nrun %+v", f, run)
+	}
+	if e := run.Estimate["erp"]; e.Writes != f.Loss.Writes {
+		t.Errorf("predicted loss %+v, the run's %+v", f.Loss, e)
+	}
+	e := s.until("an explanation of where it is now", func(o outcome) bool {
+		return strings.Contains(o.stdout, "group erp is at site b, away from home (a); not to a: site a does not answer")
+	}, "explain", "group", "erp", "--config", s.files["b"])
+	if e.code != 4 || !strings.Contains(e.stdout, "last run: failover "+string(run.ID)) {
+		t.Errorf("exit %d: %s", e.code, e.stdout)
+	}
+	if o := holdfast(t.Context(), "explain", "group", "crm", "--config", s.files["b"]); o.code != 1 || !strings.Contains(fmt.Sprint(o.err), "crm") {
+		t.Errorf("a group that is none: exit %d, %v", o.code, o.err)
+	}
+}
+
+// checkQuorumLive holds the planner to what only running sites know.
+func checkQuorumLive(t *testing.T, s *threeSites) {
+	t.Helper()
+	var r planner.Report
+	s.until("every round trip known", func(o outcome) bool {
+		r = planner.Report{}
+		return o.code == 0 && json.Unmarshal([]byte(o.stdout), &r) == nil && r.Live &&
+			!slices.ContainsFunc(r.Findings, func(f planner.Finding) bool { return f.Code == "Q26" && f.Severity == planner.NotKnown })
+	}, "quorum", "check", "--config", s.files["a"], "-o", "json")
+	for _, code := range []string{"Q05", "Q20", "Q25", "Q29", "Q31"} {
+		if !slices.Contains(r.Clear, code) {
+			t.Errorf("%s is not well: %+v", code, r.Findings)
+		}
+	}
+	if domain.SiteID(r.Votes[0].Place) != "a" {
+		t.Errorf("votes %+v", r.Votes)
+	}
+}
+
+func TestWhatIfRefusesWhatItCannotAnswer(t *testing.T) {
+	for name, args := range map[string][]string{
+		"nothing lost":  {},
+		"two questions": {"--lose", "site:a", "--all-single"},
+		"no such site":  {"--lose", "site:x"},
+		"no kind":       {"--lose", "a"},
+	} {
+		o := holdfast(t.Context(), append([]string{"whatif", "--config", "../../deploy/examples/site-a.yaml"}, args...)...)
+		if o.code != 2 || o.err == nil {
+			t.Errorf("%s: exit %d, %v", name, o.code, o.err)
+		}
+	}
+}
