@@ -1,12 +1,13 @@
 #!/bin/sh
 # Installs what the longer tests need from Debian: QEMU and its tools, libvirt, a guest kernel and what runs in guests (the
-# kernel's iSCSI tools, file systems, databases), a boot loader, iSCSI and NBD clients, a second iSCSI target, BIND, and Docker. May be run again at any time; asks nothing. No daemon of these packages is left running: the
+# kernel's iSCSI tools, file systems, databases), a boot loader, iSCSI and NBD clients, a second iSCSI target, BIND, the
+# spin model checker with a C compiler, and Docker. May be run again at any time; asks nothing. No daemon of these packages is left running: the
 # tests start their own, on ports of loopback.
 set -eu
 
 packages="qemu-system-x86 qemu-utils qemu-block-extra qemu-guest-agent libiscsi-bin libnbd-bin bind9 bind9-dnsutils tgt cpio busybox-static
 open-iscsi libvirt-daemon libvirt-clients syslinux syslinux-common mtools xfsprogs btrfs-progs sqlite3 postgresql
-linux-image-cloud-amd64 e2fsprogs mount kmod jq debootstrap lintian nbdkit fio
+linux-image-cloud-amd64 e2fsprogs mount kmod jq debootstrap lintian nbdkit fio spin gcc libc6-dev
 ca-certificates docker.io docker-compose"
 
 fail() {

@@ -54,6 +54,11 @@
 // H lasts at most H/(1-ε) = G/(1+ε) from its sending, which is earlier. Nothing else is assumed: messages may be lost,
 // repeated, delayed without bound and reordered; send times never travel.
 //
+// # Checked
+//
+// By seeded schedules in package sim, and by the model of the vote in model/vote.pml, which the spin model checker searches in
+// every state.
+//
 // # Failure cases
 //
 //   - Voter killed around its fsync: the reply was not sent, so nobody counts on it; old or new record are both right.

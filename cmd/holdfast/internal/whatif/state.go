@@ -54,7 +54,8 @@ func (l Loss) String() string {
 	return l.Kind + ":" + l.A
 }
 
-// All lists every single thing that can be lost: the sites, the voters that are not a lost site's only part, and the links.
+// All lists every single thing that can be lost: the sites, the voters, and the links of sites with one another and with voters
+// that stand at none.
 func All(in planner.Input) []Loss {
 	var out []Loss
 	for _, s := range in.Sites {
