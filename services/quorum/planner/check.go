@@ -165,3 +165,11 @@ func plural(n int, what string) string {
 	}
 	return fmt.Sprintf("%d %ss", n, what)
 }
+
+// called is how people call a voter: the share, witness w.
+func (v Voter) called() string {
+	if string(v.Kind) == string(v.ID) {
+		return "the " + string(v.Kind)
+	}
+	return string(v.Kind) + " " + string(v.ID)
+}

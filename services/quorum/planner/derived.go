@@ -58,7 +58,7 @@ func (c *check) majorityAtOneSite() {
 
 func (c *check) singleVoter() {
 	if v := c.voting(); len(v) == 1 {
-		c.say(Error, string(v[0].ID), fmt.Sprintf("%s %s is the only voter", v[0].Kind, v[0].ID), "its loss, or a restart of it, stops every group", "give votes to at least three voters that do not fall together")
+		c.say(Error, string(v[0].ID), v[0].called()+" is the only voter", "its loss, or a restart of it, stops every group", "give votes to at least three voters that do not fall together")
 	}
 }
 
@@ -112,9 +112,9 @@ func (c *check) conformance() {
 	for _, v := range c.passive() {
 		switch seen, ok := c.seen(v.ID); {
 		case !ok || seen.Conformance == "":
-			c.unknown(string(v.ID), fmt.Sprintf("whether the storage of %s %s swaps as it must was not probed", v.Kind, v.ID), mendLive)
+			c.unknown(string(v.ID), fmt.Sprintf("whether the storage of %s swaps as it must was not probed", v.called()), mendLive)
 		case seen.Conformance != ConformanceOK:
-			c.say(Error, string(v.ID), fmt.Sprintf("%s %s: %s", v.Kind, v.ID, seen.Conformance), "two sites could both believe that they won the vote", "use storage on which the probe passes; mount NFS with noac,lookupcache=none")
+			c.say(Error, string(v.ID), fmt.Sprintf("%s: %s", v.called(), seen.Conformance), "two sites could both believe that they won the vote", "use storage on which the probe passes; mount NFS with noac,lookupcache=none")
 		}
 	}
 }
@@ -136,7 +136,7 @@ func (c *check) leaseShort() {
 			c.unknown(string(v.ID), fmt.Sprintf("the round trip to voter %s is not known", v.ID), mendLive)
 			continue
 		}
-		text := fmt.Sprintf("voter %s answers in %v (p99 of %d); leases hold %v", v.ID, seen.RTT.Round(time.Millisecond/10), seen.Samples, c.Timing.Hold())
+		text := fmt.Sprintf("voter %s answers in %v (p99 of %d); leases hold %v", v.ID, seen.RTT.Round(time.Millisecond/10), seen.Samples, c.Timing.Hold().Round(time.Millisecond))
 		switch {
 		case seen.RTT > c.Timing.Round || c.Timing.Hold() < 2*c.Timing.Renew+seen.RTT:
 			c.say(Error, string(v.ID), text+fmt.Sprintf(", a round ends after %v", c.Timing.Round), "candidacies do not finish and leases lapse while all is well", "use timing: default, a faster link, or a nearer voter")
@@ -197,7 +197,7 @@ func (c *check) forced() {
 		case v.Config.Weights == nil:
 			c.unknown(string(v.Group), text+"; which votes count since is not known", mendLive)
 		case c.differs(v):
-			c.say(Error, string(v.Group), fmt.Sprintf("%s and not healed: %s vote", text, list(v.Config.Voters())),
+			c.say(Error, string(v.Group), fmt.Sprintf("%s and not healed: its voters are %s", text, list(v.Config.Voters())),
 				"the votes that were left out count for nothing: one more loss may stop the group", "bring the other voters back; they count again once the weights in force name them")
 		}
 	}
@@ -246,12 +246,12 @@ func (c *check) votesReplicated() {
 		const consequence = "a copy that is promoted elsewhere has votes of the past: two sites may be granted the same group"
 		switch {
 		case v.Own != "":
-			c.say(Error, string(v.ID), fmt.Sprintf("%s %s is served by this installation itself, at %s", v.Kind, v.ID, v.Own),
+			c.say(Error, string(v.ID), fmt.Sprintf("%s is served by this installation itself, at %s", v.called(), v.Own),
 				"it is needed to decide who may serve it: nobody can; and "+consequence, "vote on a LUN of another target, which nobody replicates")
 		case v.Replicated == domain.ModeSync || v.Replicated == domain.ModeAsync:
-			c.say(Error, string(v.ID), fmt.Sprintf("%s %s is replicated (%s)", v.Kind, v.ID, v.Replicated), consequence, "vote on storage that nobody replicates")
+			c.say(Error, string(v.ID), fmt.Sprintf("%s is replicated (%s)", v.called(), v.Replicated), consequence, "vote on storage that nobody replicates")
 		case v.Replicated == "":
-			c.unknown(string(v.ID), fmt.Sprintf("whether %s %s is replicated was not said", v.Kind, v.ID), "list {id: "+string(v.ID)+", replicated: none} among quorum.voters, or sync or async")
+			c.unknown(string(v.ID), fmt.Sprintf("whether %s is replicated was not said", v.called()), "list {id: "+string(v.ID)+", replicated: none} among quorum.voters, or sync or async")
 		}
 	}
 }

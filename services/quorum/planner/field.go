@@ -93,7 +93,7 @@ func (c *check) witnessAmongNodes() {
 		if !slices.ContainsFunc(c.nodes(), func(n Voter) bool { return n.Site == v.Site }) {
 			continue
 		}
-		text := fmt.Sprintf("the %s %s stands in site %s, beside a node that votes", v.Kind, v.ID, v.Site)
+		text := fmt.Sprintf("%s stands in site %s, beside a node that votes", v.called(), v.Site)
 		mend := "put it in a third place that holds no other voter"
 		if !c.homesKnown() {
 			continue
@@ -150,10 +150,10 @@ func (c *check) sharedWitness() {
 		switch {
 		case v.Kind == core.KindNode:
 		case len(v.Clusters) > 0:
-			c.say(Note, string(v.ID), fmt.Sprintf("%s %s votes for other installations too: %s", v.Kind, v.ID, strings.Join(v.Clusters, ", ")),
+			c.say(Note, string(v.ID), fmt.Sprintf("%s votes for other installations too: %s", v.called(), strings.Join(v.Clusters, ", ")),
 				"its loss takes a vote from each of them at the same time", "see that none of them is one loss away from standing still while it is down for maintenance")
 		case v.Unsaid:
-			c.unknown(string(v.ID), fmt.Sprintf("whether other installations count on %s %s was not said", v.Kind, v.ID), fmt.Sprintf("list {id: %s} among quorum.voters, with clusters: […] where there are any", v.ID))
+			c.unknown(string(v.ID), fmt.Sprintf("whether other installations count on %s was not said", v.called()), fmt.Sprintf("list {id: %s} among quorum.voters, with clusters: […] where there are any", v.ID))
 		}
 	}
 }
