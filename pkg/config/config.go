@@ -24,6 +24,7 @@ type Config struct {
 	ISCSI   ISCSI   `yaml:"iscsi"`
 	Journal Journal `yaml:"journal"`
 	Copies  Copies  `yaml:"copies"`
+	Links   []Link  `yaml:"links"` // to other sites, that are narrower than what may be sent over them
 	Hosts   []Host  `yaml:"hosts"` // VM hosts of this site
 	DNS     DNS     `yaml:"dns"`
 	Groups  []Group `yaml:"groups"` // seeds: written to desired state where it is empty
@@ -77,6 +78,19 @@ type CHAP struct {
 // Journal is the ring of each group at this site.
 type Journal struct {
 	Size Size `yaml:"size"`
+}
+
+// Link bounds what this site's replicator sends to another site, of all groups together. Groups share it by tier: 4 to 2 to 1 for
+// tier 1, 2 and the others; what one leaves the others have. What synchronous targets stream counts, and is never held back.
+type Link struct {
+	To        domain.SiteID       `yaml:"to"`
+	RateLimit domain.Rate         `yaml:"rate_limit"` // bytes a second, where no window of Schedule applies
+	Schedule  []domain.RateWindow `yaml:"schedule"`   // the first that applies counts
+}
+
+// Transport is the link's rate as a transport has one.
+func (l Link) Transport() domain.Transport {
+	return domain.Transport{RateLimit: l.RateLimit, Schedule: l.Schedule}
 }
 
 // Copies says how this site, where it is primary, brings its targets' copies up and keeps an eye on them.

@@ -63,6 +63,11 @@ func TestEachKindOfMistakeIsToldWithLineFieldAndMend(t *testing.T) {
 		{"rate too low", "mode: sync}", "mode: async, transport: {rate_limit: 1KiB}}", "groups[0].targets[0].transport.rate_limit", "at least 16KiB"},
 		{"no time of day", "mode: sync}", "mode: async, transport: {schedule: [{from: 8am, to: 18:00, rate_limit: 1MiB}]}}", "groups[0].targets[0].transport.schedule[0].from", "00:00 to 24:00"},
 		{"no day", "mode: sync}", "mode: async, transport: {schedule: [{days: [mon, Tuesday], from: 08:00, to: 18:00, rate_limit: 1MiB}]}}", "groups[0].targets[0].transport.schedule[0].days[1]", "mon, tue"},
+		{"a link to itself", "links: []", "links: [{to: a, rate_limit: 1MiB}]", "links[0].to", "name the data site"},
+		{"a link to a witness", "links: []", "links: [{to: w, rate_limit: 1MiB}]", "links[0].to", "name the data site"},
+		{"two links to a site", "links: []", "links: [{to: b, rate_limit: 1MiB}, {to: b, rate_limit: 2MiB}]", "links[1].to", "one link"},
+		{"a link without a rate", "links: []", "links: [{to: b}]", "links[0].rate_limit", "leave the link out"},
+		{"a link's rate too low", "links: []", "links: [{to: b, rate_limit: 1KiB}]", "links[0].rate_limit", "at least 16KiB"},
 		{"unknown compression", "mode: sync}", "mode: async, transport: {compression: zip}}", "groups[0].targets[0].transport.compression", "none or s2"},
 		{"volume of no group", "volumes: [data]", "volumes: [dada]", "groups[0].vms[0].volumes[0]", "one of the group's volumes"},
 		{"vm without placement", "          b: {address: 127.0.12.10, hosts: [b-h1, b-h2]}\n", "", "groups[0].vms[0].sites", "each of the group's sites"},
@@ -265,7 +270,8 @@ func TestTransportOfATargetIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "site.yaml")
-	text := strings.Replace(string(data), "mode: sync}", `mode: async, transport: {rate_limit: 10MiB, compression: s2,
+	text := strings.Replace(string(data), "links: []", "links: [{to: b, rate_limit: 20MiB, schedule: [{from: 22:00, to: 06:00, rate_limit: 0}]}]", 1)
+	text = strings.Replace(text, "mode: sync}", `mode: async, transport: {rate_limit: 10MiB, compression: s2,
         schedule: [{days: [mon, fri], from: 08:00, to: "18:00", rate_limit: 512KiB}, {from: 22:00, to: 06:00, rate_limit: 0}]}}`, 1)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -273,6 +279,9 @@ func TestTransportOfATargetIsRead(t *testing.T) {
 	cfg, err := config.Load(path)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if l := cfg.Links; len(l) != 1 || l[0].To != "b" || l[0].Transport().Rate(time.Date(2026, 11, 2, 9, 0, 0, 0, time.UTC)) != 20<<20 || l[0].Transport().Rate(time.Date(2026, 11, 2, 23, 0, 0, 0, time.UTC)) != 0 {
+		t.Errorf("links read as %+v", l)
 	}
 	tr := cfg.Groups[0].Domain().TransportTo("a", "b")
 	if tr.RateLimit != 10<<20 || tr.Compression != domain.CompressionS2 || len(tr.Schedule) != 2 || tr.Schedule[0].RateLimit != 512<<10 || tr.Schedule[1].RateLimit != 0 {

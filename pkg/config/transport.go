@@ -26,6 +26,22 @@ func validateTransport(v *validator, f string, t domain.Transport) {
 	}
 }
 
+// validateLinks wants each link to lead to another data site, once, and to bound something.
+func (c Config) validateLinks(v *validator, data map[domain.SiteID]bool) {
+	seen := map[domain.SiteID]string{}
+	for i, l := range c.Links {
+		f := fmt.Sprintf("links[%d]", i)
+		once(v, seen, f+".to", l.To, "give each site one link")
+		if l.To == c.Site || !data[l.To] {
+			v.bad(f+".to", fmt.Sprintf("%q is no other data site", string(l.To)), "name the data site that is sent to")
+		}
+		if l.RateLimit == 0 && len(l.Schedule) == 0 {
+			v.bad(f+".rate_limit", "none", "give a rate or a schedule, or leave the link out")
+		}
+		validateTransport(v, f, l.Transport())
+	}
+}
+
 func validateRate(v *validator, f string, r domain.Rate) {
 	if r != 0 && r < domain.MinRate {
 		v.bad(f, fmt.Sprintf("%d bytes a second are too few", int64(r)), fmt.Sprintf("give at least %s, or 0 for no limit", Size(domain.MinRate)))

@@ -99,6 +99,7 @@ func (c Config) Validate() []Problem {
 		c.validateHosts(v)
 		c.validateDNS(v)
 	}
+	c.validateLinks(v, data)
 	groups := c.validateGroups(v, data)
 	c.validatePlans(v, groups)
 	c.validateRelations(v)

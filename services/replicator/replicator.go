@@ -31,6 +31,7 @@ import (
 	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 	"github.com/holdfast-dr/holdfast/services/replicator/quiesce"
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
+	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
 
 // Timing is what the replicator waits for; the zero value of a field takes its default.
@@ -52,6 +53,8 @@ type Config struct {
 	ResyncRate   int64         // bytes a second that resyncs send, all groups together; 0: no bound
 	ScrubEvery   time.Duration // how often each target's copy is compared; 0: never
 	ScrubRate    int64         // bytes a second read for that; 0: no bound
+	// Links bound what is sent to other sites, of all groups together, which share it by tier; compression is not looked at.
+	Links map[domain.SiteID]domain.Transport
 }
 
 // Deps is what the replicator is wired to.
@@ -73,7 +76,8 @@ type service struct {
 	guard  target.Guard // of every volume; nil: everyone
 	meters meters
 
-	resyncPace, scrubPace *group.Pace
+	resyncPace, scrubPace *transport.Bound
+	links                 map[domain.SiteID]*transport.Link
 
 	mu      sync.Mutex
 	groups  map[domain.GroupID]*group.Group
@@ -109,7 +113,10 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	s := &service{
 		cfg: cfg, deps: deps, log: log, guard: target.GuardOf(secrets), tracer: deps.Tracer.Tracer("holdfast/replicator"),
 		groups: map[domain.GroupID]*group.Group{}, opening: map[domain.GroupID]bool{}, faults: map[domain.GroupID]error{}, newest: map[domain.GroupID]api.GroupDesired{}, meters: newMeters(deps.Metrics),
-		resyncPace: group.NewPace(cfg.ResyncRate), scrubPace: group.NewPace(cfg.ScrubRate),
+		resyncPace: transport.NewBound(cfg.ResyncRate), scrubPace: transport.NewBound(cfg.ScrubRate), links: map[domain.SiteID]*transport.Link{},
+	}
+	for site, t := range cfg.Links {
+		s.links[site] = transport.NewLink(t)
 	}
 	return s.run(ctx, ln)
 }
@@ -293,7 +300,7 @@ func (s *service) openCopy(ctx context.Context, def domain.Group) (*group.Group,
 	return group.Open(ctx, group.Config{
 		Site: s.cfg.Site, Dir: filepath.Join(s.cfg.DataDir, string(def.ID)), JournalBytes: s.cfg.JournalBytes, PipeBytes: s.cfg.PipeBytes,
 		Timing: s.cfg.Timing, Mesh: s.deps.Mesh, Portal: s.portal, Events: s.events, Tracer: s.tracer, Logger: s.log,
-		Quiesce: quiesce.Hosts{Conn: s.deps.Mesh.Local(), Site: s.cfg.Site}, ScrubEvery: s.cfg.ScrubEvery, ResyncPace: s.resyncPace, ScrubPace: s.scrubPace,
+		Quiesce: quiesce.Hosts{Conn: s.deps.Mesh.Local(), Site: s.cfg.Site}, ScrubEvery: s.cfg.ScrubEvery, ResyncPace: s.resyncPace, ScrubPace: s.scrubPace, Links: s.links,
 		Meter: func(v domain.VolumeID) target.Meter { return s.meters.volume(def.ID, v) },
 	}, def)
 }

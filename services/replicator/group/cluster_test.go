@@ -24,6 +24,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/pkg/natsd"
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
+	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
 
 // register is a stand-in for the quorum of all sites: it grants what the test says and keeps the in-sync set.
@@ -219,6 +220,7 @@ type cluster struct {
 	rate  int64         // of resyncs, bytes a second
 	pipe  int64         // bytes of a pipe
 	mute  domain.SiteID // answers for no sums, as before there were any
+	links map[domain.SiteID]*transport.Link
 	quo   *register
 	nodes map[domain.SiteID]*node
 	urls  map[domain.SiteID]string
@@ -296,7 +298,7 @@ func (c *cluster) boot(sites ...domain.SiteID) {
 		if n.facts == nil {
 			n.facts = &facts{}
 		}
-		cfg := Config{Site: site, Dir: n.dir, JournalBytes: 16 << 20, PipeBytes: c.pipe, Timing: c.pace, Mesh: n.mesh, Portal: n.portal, Events: n.facts, ScrubEvery: c.scrub, ResyncPace: NewPace(c.rate),
+		cfg := Config{Site: site, Dir: n.dir, JournalBytes: 16 << 20, PipeBytes: c.pipe, Timing: c.pace, Mesh: n.mesh, Portal: n.portal, Events: n.facts, ScrubEvery: c.scrub, ResyncPace: transport.NewBound(c.rate), Links: c.links,
 			Tracer: noop.NewTracerProvider().Tracer(""), Logger: slog.New(logTo{c.t, site}),
 			Now: func() clock.Time { return clock.Now() + clock.Time(n.skew.Load()) },
 			failpoint: func(place string) error {

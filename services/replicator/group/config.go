@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
+	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
 
 // Timing is what a group's copy waits for. The zero value of a field takes its default.
@@ -81,7 +82,9 @@ type Config struct {
 	Quiesce    Quiescer
 	ScrubEvery time.Duration // how often a primary compares each target's copy by itself; 0: never
 	// ResyncPace and ScrubPace bound what resyncs send and verifications read; nil: nothing does. Groups may share one.
-	ResyncPace, ScrubPace *Pace
+	ResyncPace, ScrubPace *transport.Bound
+	// Links are the ways to other sites that are bounded; all groups share them by tier.
+	Links map[domain.SiteID]*transport.Link
 	// Now reads the clock that leases run on; clock.Now by default.
 	Now func() clock.Time
 

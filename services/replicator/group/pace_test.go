@@ -1,31 +1,41 @@
 package group
 
 import (
-	"context"
-	"errors"
 	"testing"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
 
-func TestAPaceLetsNoMoreThroughThanItSays(t *testing.T) {
-	p := NewPace(1 << 20)
-	if err := p.wait(t.Context(), 1<<20); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	if err := p.wait(ctx, 1<<20); err == nil {
-		t.Fatal("a second's worth passed in a tenth of one")
-	}
-	if err := NewPace(0).wait(t.Context(), 1<<40); err != nil {
-		t.Fatal(err)
-	}
-	cancel()
-	if err := p.wait(ctx, 1); !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
+func TestWhatIsSentToASiteGoesOverItsLinkAndASyncTargetNeverWaitsForIt(t *testing.T) {
+	slow(t)
+	for name, mode := range map[string]domain.Mode{"sync": domain.ModeSync, "async": domain.ModeAsync} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t, mode)
+			c.links = map[domain.SiteID]*transport.Link{"b": transport.NewLink(domain.Transport{RateLimit: 64 << 10})}
+			c.boot("a", "b")
+			c.promote("a", 257)
+			c.follows("a", "b")
+			was := c.links["b"].Sent()
+			// More than the link takes while a write may wait for a synchronous target; with async it follows in its own time.
+			n := 8
+			if mode == domain.ModeSync {
+				n = 64
+			}
+			for i := range n {
+				c.nodes["a"].write(0, int64(i)*16384, noise(uint64(i), 16384))
+			}
+			c.follows("a", "b")
+			if sent := c.links["b"].Sent() - was; sent < uint64(n)*16384 {
+				t.Fatalf("%d bytes went over the link", sent)
+			}
+			if mode == domain.ModeSync && !c.target("a", "b").InSync {
+				t.Fatal("the target was lost for the link's sake")
+			}
+			c.same("a", "b")
+		})
 	}
 }
 

@@ -24,6 +24,7 @@ type sender struct {
 	track *track
 	via   domain.Transport
 	pace  transport.Pacer
+	link  *transport.Flow
 	wake  chan struct{} // a frame, a position, or a wish to try again
 
 	mu         sync.Mutex
@@ -77,7 +78,7 @@ func (s *session) newSender(site domain.SiteID, mode domain.Mode) (*sender, erro
 	if err != nil {
 		return nil, err
 	}
-	return &sender{s: s, site: site, how: mode, conn: conn, track: tr, via: s.st.policy().TransportTo(s.g.cfg.Site, site), wake: make(chan struct{}, 1), state: api.TargetConnecting}, nil
+	return &sender{s: s, site: site, how: mode, conn: conn, track: tr, via: s.st.policy().TransportTo(s.g.cfg.Site, site), wake: make(chan struct{}, 1), link: s.g.cfg.Links[site].Flow(), state: api.TargetConnecting}, nil
 }
 
 func (t *sender) run(ctx context.Context) {

@@ -209,7 +209,7 @@ func (t *sender) ask(ctx context.Context, session uint64, at stretch, q hashmap.
 	b = binary.LittleEndian.AppendUint16(b, uint16(at.volume))
 	b = binary.LittleEndian.AppendUint64(b, uint64(at.off))
 	b = append(b, q.Encode()...)
-	if err := t.s.g.cfg.ResyncPace.wait(ctx, len(b)+len(q.Nodes)*hashmap.SumSize); err != nil {
+	if err := t.s.g.cfg.ResyncPace.Take(ctx, len(b)+len(q.Nodes)*hashmap.SumSize); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, resyncTimeout)

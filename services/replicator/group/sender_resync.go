@@ -191,10 +191,13 @@ func (t *sender) sendBlock(ctx context.Context, session uint64, run extent.Run) 
 func (t *sender) sendRecord(ctx context.Context, session uint64, rec record) error {
 	rec.packed = transport.Deflate(rec.payload, t.compression())
 	b := rec.append(t.resyncHeader(session, len(rec.payload)))
-	if err := t.s.g.cfg.ResyncPace.wait(ctx, len(b)); err != nil {
+	if err := t.s.g.cfg.ResyncPace.Take(ctx, len(b)); err != nil {
 		return err
 	}
 	if err := t.pace.Take(ctx, t.via, len(b)); err != nil {
+		return err
+	}
+	if err := t.link.Take(ctx, len(b), t.weight()); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, resyncTimeout)

@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
 
 // flight is a frame on its way.
@@ -34,10 +35,21 @@ type outgoing struct {
 	ready    []windowFrame
 	inFlight []flight
 	bytes    int // in flight
+	// The next message, and its turn on the link; none when it is not to wait for one.
+	next  *message
+	place *transport.Turn
+}
+
+// message is what goes into the pipe at once.
+type message struct {
+	last   domain.LSN
+	wire   []byte
+	frames int // bytes of the frames in it
 }
 
 // stream sends frames, until something fails.
 func (t *sender) stream(ctx context.Context, out *outgoing) error {
+	defer func() { out.place.Leave() }()
 	check := time.NewTicker(100 * time.Millisecond)
 	defer check.Stop()
 	for {
@@ -50,7 +62,7 @@ func (t *sender) stream(ctx context.Context, out *outgoing) error {
 			return err
 		}
 		t.caughtUp(ctx, acked)
-		sent, wait, err := t.fill(ctx, out)
+		sent, turn, err := t.fill(ctx, out)
 		if err != nil {
 			return err
 		}
@@ -65,10 +77,6 @@ func (t *sender) stream(ctx context.Context, out *outgoing) error {
 		}
 		if len(out.inFlight) > 0 && t.stalled(out.inFlight[0].sent) {
 			return fmt.Errorf("target %s: no position for LSN %d in %s: %w", t.site, out.inFlight[0].last, t.s.g.cfg.Timing.TargetTimeout, domain.ErrUnavailable)
-		}
-		var turn <-chan time.Time
-		if wait > 0 {
-			turn = time.After(wait)
 		}
 		select {
 		case <-t.wake:
@@ -93,39 +101,91 @@ func (o *outgoing) settle(acked domain.LSN) {
 	}
 }
 
-// fill sends frames while there are any, the bound of what is on its way allows it, and the target's rate does; wait is how
-// long that does not, or until a bundle has waited for more for long enough. A synchronous target has no rate: writes wait for
-// it.
-func (t *sender) fill(ctx context.Context, out *outgoing) (sent bool, wait time.Duration, err error) {
+// fill sends frames while there are any, the bound of what is on its way allows it, and the target's rate and its turn on the
+// link do; turn says when the last two may, or when a bundle has waited for more for long enough. A synchronous target waits for
+// none of them: writes wait for it.
+func (t *sender) fill(ctx context.Context, out *outgoing) (sent bool, turn <-chan struct{}, err error) {
 	limit := int(min(t.s.g.cfg.PipeBytes/2, flightBytes))
 	for out.bytes < limit && out.turn(t.mode() == domain.ModeSync) {
 		now := time.Now()
 		rate := t.streamRate(now)
 		if wait := t.pace.Wait(now, rate); wait > 0 {
-			return sent, wait, nil
+			return sent, soon(wait), nil
 		}
-		most := t.bundled()
-		if full, err := t.load(out, most); err != nil || len(out.ready) == 0 {
-			return sent, 0, err
-		} else if wait := bundleWait - now.Sub(out.ready[0].at); most > 0 && !full && wait > 0 {
-			return sent, wait, nil
+		if wait, err := t.pack(out, now); err != nil || out.next == nil {
+			return sent, wait, err
 		}
-		taken, raw := bundle(out.ready, most)
-		last := out.ready[taken-1].last
-		out.ready = out.ready[taken:]
-		message := t.packed(raw)
-		f, err := out.send(ctx, message)
+		if !t.mayGo(out) {
+			return sent, out.place.Come(), nil
+		}
+		m := out.next
+		out.next, out.place = nil, nil
+		f, err := out.send(ctx, m.wire)
 		if err != nil {
-			return sent, 0, err
+			return sent, nil, err
 		}
-		t.pace.Sent(now, rate, len(message))
-		t.count(len(message), len(raw))
-		f.last, f.bytes, f.sent = last, len(message), time.Now()
+		t.pace.Sent(now, rate, len(m.wire))
+		t.count(len(m.wire), m.frames)
+		f.last, f.bytes, f.sent = m.last, len(m.wire), time.Now()
 		out.inFlight = append(out.inFlight, f)
-		out.bytes += len(message)
+		out.bytes += len(m.wire)
 		sent = true
 	}
-	return sent, 0, nil
+	return sent, nil, nil
+}
+
+// pack makes the next message ready, if there are frames for one; wait says when a bundle has waited for long enough.
+func (t *sender) pack(out *outgoing, now time.Time) (wait <-chan struct{}, err error) {
+	if out.next != nil {
+		return nil, nil
+	}
+	most := t.bundled()
+	full, err := t.load(out, most)
+	if err != nil || len(out.ready) == 0 {
+		return nil, err
+	}
+	if d := bundleWait - now.Sub(out.ready[0].at); most > 0 && !full && d > 0 {
+		return soon(d), nil
+	}
+	taken, raw := bundle(out.ready, most)
+	out.next = &message{last: out.ready[taken-1].last, wire: t.packed(raw), frames: len(raw)}
+	out.ready = out.ready[taken:]
+	return nil, nil
+}
+
+// mayGo reports whether the next message's turn on the link has come. One that an acknowledgement waits for takes no turn: the
+// others wait for it.
+func (t *sender) mayGo(out *outgoing) bool {
+	if t.mode() == domain.ModeSync {
+		out.place.Leave()
+		if out.place == nil || !came(out.place) {
+			t.link.Charge(len(out.next.wire))
+		}
+		return true
+	}
+	if out.place == nil {
+		out.place = t.link.Ask(len(out.next.wire), t.weight())
+	}
+	return came(out.place)
+}
+
+func came(turn *transport.Turn) bool {
+	if turn == nil {
+		return true
+	}
+	select {
+	case <-turn.Come():
+		return true
+	default:
+		return false
+	}
+}
+
+// soon is closed when a time has passed.
+func soon(d time.Duration) <-chan struct{} {
+	c := make(chan struct{})
+	time.AfterFunc(d, func() { close(c) })
+	return c
 }
 
 // load reads frames until they make a message of most bytes (full) or there are no more.

@@ -82,6 +82,9 @@ func (t *sender) streamRate(now time.Time) domain.Rate {
 	return t.via.Rate(now)
 }
 
+// weight is the group's share of a link that is too small for all.
+func (t *sender) weight() int { return transport.Weight(t.s.st.policy().Tier) }
+
 func (t *sender) count(wire, frames int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

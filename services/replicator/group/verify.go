@@ -149,7 +149,7 @@ func (v *verify) run(ctx context.Context) {
 func (v *verify) everything(ctx context.Context) error {
 	all, sizes := v.s.st.served()
 	for at := range stretches(sizes, all) {
-		if err := v.s.g.cfg.ScrubPace.wait(ctx, int(at.length)); err != nil {
+		if err := v.s.g.cfg.ScrubPace.Take(ctx, int(at.length)); err != nil {
 			return context.Cause(ctx)
 		}
 		if err := v.again(ctx, func() error { return v.stretch(ctx, at) }); err != nil {

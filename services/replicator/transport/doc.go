@@ -1,5 +1,5 @@
-// Package transport is how frames and resync data travel to a target: no faster than its rate limit (Pacer), and smaller where
-// compression helps (Pack).
+// Package transport is how frames and resync data travel to a target: no faster than its rate limit (Pacer) and its
+// group's share of the link to a site (Link) allow, and smaller where compression helps (Pack).
 //
 // # What is in the pipe
 //
