@@ -133,6 +133,9 @@ func (w *PipeWriter) Send(ctx context.Context, frame []byte) (<-chan error, erro
 	return out, nil
 }
 
+// pipeMessages bounds what is asked for at once, beside its bytes: the client sets room aside for each.
+const pipeMessages = 2048
+
 // ReadPipe calls f with each frame of the pipe at this (the site's own) server, in order, and takes it out of the pipe when
 // f returns nil. It begins with all that the pipe still holds, also what was delivered before and never taken. It ends with f's
 // error, with domain.ErrNotFound when the pipe is sealed, with domain.ErrUnavailable when the connection is lost, or nil when
@@ -143,7 +146,7 @@ func (c *Conn) ReadPipe(ctx context.Context, g domain.GroupID, e domain.Epoch, f
 	if err != nil {
 		return fmt.Errorf("read pipe of group %s epoch %s: %w", g, e, mapJetStream(err))
 	}
-	it, err := cons.Messages(jetstream.PullMaxBytes(32<<20), jetstream.PullHeartbeat(time.Second), jetstream.PullExpiry(10*time.Second))
+	it, err := cons.Messages(jetstream.PullMaxMessagesWithBytesLimit(pipeMessages, 32<<20), jetstream.PullHeartbeat(time.Second), jetstream.PullExpiry(10*time.Second))
 	if err != nil {
 		return fmt.Errorf("read pipe of group %s epoch %s: %w", g, e, mapJetStream(err))
 	}

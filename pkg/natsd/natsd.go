@@ -41,7 +41,7 @@ type Server struct {
 const (
 	maxPayloadBytes = 8 << 20
 	maxPendingBytes = 64 << 20
-	maxMemoryBytes  = 2 << 30
+	maxMemoryBytes  = 8 << 30
 	// maxControlLineBytes is far above the longest token of a user.
 	maxControlLineBytes = 64 << 10
 	maxStoreBytes       = 16 << 30

@@ -47,7 +47,7 @@ type Config struct {
 	// CHAP is what initiators must prove; without a user everyone is let in.
 	CHAP         chap.Settings
 	JournalBytes int64 // of a new journal, at least 16 MiB; 0 means 64 MiB
-	PipeBytes    int64 // bound of a pipe, in memory at the target's NATS; 0 means 64 MiB
+	PipeBytes    int64 // bound of a pipe, in memory at the target's NATS; 0 means 32 MiB
 	Timing       Timing
 	Heartbeat    time.Duration // 0 means 500 ms
 	ResyncRate   int64         // bytes a second that resyncs send, all groups together; 0: no bound
@@ -78,6 +78,7 @@ type service struct {
 
 	resyncPace, scrubPace *transport.Bound
 	links                 map[domain.SiteID]*transport.Link
+	memory                group.Memory
 
 	mu      sync.Mutex
 	groups  map[domain.GroupID]*group.Group
@@ -300,7 +301,7 @@ func (s *service) openCopy(ctx context.Context, def domain.Group) (*group.Group,
 	return group.Open(ctx, group.Config{
 		Site: s.cfg.Site, Dir: filepath.Join(s.cfg.DataDir, string(def.ID)), JournalBytes: s.cfg.JournalBytes, PipeBytes: s.cfg.PipeBytes,
 		Timing: s.cfg.Timing, Mesh: s.deps.Mesh, Portal: s.portal, Events: s.events, Tracer: s.tracer, Logger: s.log,
-		Quiesce: quiesce.Hosts{Conn: s.deps.Mesh.Local(), Site: s.cfg.Site}, ScrubEvery: s.cfg.ScrubEvery, ResyncPace: s.resyncPace, ScrubPace: s.scrubPace, Links: s.links,
+		Quiesce: quiesce.Hosts{Conn: s.deps.Mesh.Local(), Site: s.cfg.Site}, ScrubEvery: s.cfg.ScrubEvery, ResyncPace: s.resyncPace, ScrubPace: s.scrubPace, Links: s.links, Memory: &s.memory,
 		Meter: func(v domain.VolumeID) target.Meter { return s.meters.volume(def.ID, v) },
 	}, def)
 }

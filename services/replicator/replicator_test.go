@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -63,6 +64,7 @@ type world struct {
 	q    *quorum
 	ask  *bus.Mesh
 	stop map[domain.SiteID]func()
+	defs []domain.Group
 
 	// Of what is started or dialled afterwards.
 	chap  chap.Settings
@@ -72,7 +74,13 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, urls: map[domain.SiteID]string{}, dirs: map[domain.SiteID]string{}, q: &quorum{inSync: []domain.SiteID{"a", "b"}}, stop: map[domain.SiteID]func(){}}
+	return newWorldOf(t, domain.Group{ID: "erp", Home: "a", Targets: []domain.Target{{Site: "b", Mode: domain.ModeSync}},
+		OnTargetLoss: domain.TargetLossDegrade, Volumes: []domain.Volume{{ID: "data", SizeBytes: 16 << 20}}})
+}
+
+func newWorldOf(t *testing.T, defs ...domain.Group) *world {
+	t.Helper()
+	w := &world{t: t, defs: defs, urls: map[domain.SiteID]string{}, dirs: map[domain.SiteID]string{}, q: &quorum{inSync: []domain.SiteID{"a", "b"}}, stop: map[domain.SiteID]func(){}}
 	for _, site := range []domain.SiteID{"a", "b"} {
 		srv, err := natsd.Start(natsd.Config{Site: site, Listen: "127.0.0.1:0", StoreDir: t.TempDir()})
 		if err != nil {
@@ -90,13 +98,14 @@ func newWorld(t *testing.T) *world {
 		if err := m.Local().EnsureAssets(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		def, err := json.Marshal(api.GroupDesired{Group: domain.Group{ID: "erp", Home: "a", Targets: []domain.Target{{Site: "b", Mode: domain.ModeSync}},
-			OnTargetLoss: domain.TargetLossDegrade, Volumes: []domain.Volume{{ID: "data", SizeBytes: 16 << 20}}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := m.Local().CompareAndSwap(t.Context(), api.BucketDesired, "group.erp", def, 0); err != nil {
-			t.Fatal(err)
+		for _, g := range defs {
+			def, err := json.Marshal(api.GroupDesired{Group: g})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := m.Local().CompareAndSwap(t.Context(), api.BucketDesired, "group."+string(g.ID), def, 0); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	return w
@@ -141,7 +150,7 @@ func (w *world) start(site domain.SiteID) {
 	w.t.Cleanup(w.stop[site])
 	w.until("the group is open at "+string(site), func() bool {
 		st, err := call[api.ReplicatorStatus](w, site, api.VerbStatus, api.GroupRequest{})
-		return err == nil && len(st.Groups) == 1 && st.Groups[0].Role == domain.RoleTarget
+		return err == nil && len(st.Groups) == len(w.defs) && !slices.ContainsFunc(st.Groups, func(g api.GroupStatus) bool { return g.Role != domain.RoleTarget })
 	})
 }
 
@@ -158,7 +167,7 @@ func call[Resp, Req any](w *world, site domain.SiteID, verb string, req Req) (Re
 
 func (w *world) until(what string, cond func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !cond(); {
+	for end := time.Now().Add(time.Minute); !cond(); {
 		if time.Now().After(end) {
 			w.t.Fatalf("never: %s", what)
 		}

@@ -144,24 +144,10 @@ func (b *batch) keepPayload(encoded []byte) {
 	}
 }
 
-// sparesKept bounds the builders that are kept for the frames to come: one is filled, one written, one applied.
-const sparesKept = 3
-
-// takeSpare gives a builder for the next frame. Under mu.
-func (s *session) takeSpare() *journal.Builder {
-	n := len(s.spares)
-	if n == 0 {
-		return journal.NewBuilder()
-	}
-	b := s.spares[n-1]
-	s.spares = s.spares[:n-1]
-	return b
-}
-
 // giveSpare takes a frame's builder back. Under mu.
 func (s *session) giveSpare(b *batch) {
-	if b.builder != nil && len(s.spares) < sparesKept {
-		s.spares = append(s.spares, b.builder)
+	if b.builder != nil {
+		s.g.cfg.Memory.take(b.builder)
 	}
 	b.builder = nil
 }

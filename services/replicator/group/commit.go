@@ -47,7 +47,7 @@ func (s *session) cut() (*batch, []result) {
 	b.frame.LastLSN = s.next - 1
 	b.frame.CommitLSN = s.applied
 	s.number++
-	s.open = s.newBatch(s.takeSpare())
+	s.open = s.newBatch(s.g.cfg.Memory.builder())
 	s.writing = b
 	return b, s.pump()
 }

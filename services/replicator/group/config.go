@@ -84,7 +84,8 @@ type Config struct {
 	// ResyncPace and ScrubPace bound what resyncs send and verifications read; nil: nothing does. Groups may share one.
 	ResyncPace, ScrubPace *transport.Bound
 	// Links are the ways to other sites that are bounded; all groups share them by tier.
-	Links map[domain.SiteID]*transport.Link
+	Links  map[domain.SiteID]*transport.Link
+	Memory *Memory // shared by groups; by default each has one of its own
 	// Now reads the clock that leases run on; clock.Now by default.
 	Now func() clock.Time
 
@@ -96,7 +97,7 @@ type Config struct {
 
 const (
 	defaultJournalBytes = 64 << 20
-	defaultPipeBytes    = 64 << 20
+	defaultPipeBytes    = 32 << 20 // the NATS server sets it aside for each group: see natsd
 )
 
 func (c Config) withDefaults() Config {
@@ -106,6 +107,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.PipeBytes <= 0 {
 		c.PipeBytes = defaultPipeBytes
+	}
+	if c.Memory == nil {
+		c.Memory = new(Memory)
 	}
 	if c.Now == nil {
 		c.Now = clock.Now

@@ -105,7 +105,7 @@ func (o *outgoing) settle(acked domain.LSN) {
 // link do; turn says when the last two may, or when a bundle has waited for more for long enough. A synchronous target waits for
 // none of them: writes wait for it.
 func (t *sender) fill(ctx context.Context, out *outgoing) (sent bool, turn <-chan struct{}, err error) {
-	limit := int(min(t.s.g.cfg.PipeBytes/2, flightBytes))
+	limit := min(int(t.s.g.cfg.PipeBytes/2), t.s.g.cfg.Memory.flight())
 	for out.bytes < limit && out.turn(t.mode() == domain.ModeSync) {
 		now := time.Now()
 		rate := t.streamRate(now)

@@ -54,7 +54,6 @@ type session struct {
 	closed   bool // nothing is taken any more, for good
 	draining bool // nothing is taken for now (demote)
 	open     *batch
-	spares   []*journal.Builder
 	cache    cache
 	next     domain.LSN // the next LSN to give
 	number   uint64     // of the open frame
@@ -97,18 +96,19 @@ func newSession(ctx context.Context, g *Group, epoch domain.Epoch, deadline cloc
 	n := g.store.j.Next()
 	s := &session{
 		g: g, st: g.store, epoch: epoch, gate: newGate(g.cfg.Now, deadline), log: g.log.With("epoch", epoch.String()),
-		ended: make(chan struct{}), confirmed: make(chan struct{}), serving: make(chan struct{}), volumeWake: make(chan struct{}, 1), window: newWindow(),
+		ended: make(chan struct{}), confirmed: make(chan struct{}), serving: make(chan struct{}), volumeWake: make(chan struct{}, 1), window: newWindow(g.cfg.Memory),
 		kickCkpt: make(chan struct{}, 1), commitWake: make(chan struct{}, 1), completeWake: make(chan struct{}, 1), released: make(chan struct{}, 1),
-		next: n.FirstLSN, number: 1, applied: n.FirstLSN - 1, required: map[domain.SiteID]bool{}, spares: []*journal.Builder{journal.NewBuilder()},
+		next: n.FirstLSN, number: 1, applied: n.FirstLSN - 1, required: map[domain.SiteID]bool{},
 		cache: cache{on: g.store.group.Durability == domain.DurabilityCached, pages: map[cachePage]int{}},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
-	s.open = s.newBatch(journal.NewBuilder())
+	s.open = s.newBatch(g.cfg.Memory.builder())
 	return s
 }
 
 // start runs the session's parts. serve the volumes afterwards.
 func (s *session) start() {
+	s.window.open()
 	s.core.Go(s.commitLoop)
 	s.core.Go(s.completeLoop)
 	for _, run := range []func(){s.guardLoop, s.checkpointLoop, s.watchLoop, s.headLoop, s.scrubLoop, s.holdLoop, s.register.run, s.volumeLoop} {
@@ -155,6 +155,7 @@ func (s *session) supervise() {
 	s.changing.Unlock() //nolint:staticcheck // an empty section: see above
 	s.wg.Wait()
 	s.verifying.Wait()
+	s.window.close()
 	s.g.sessionEnded(s, began, context.Cause(s.ctx))
 	close(s.ended)
 }

@@ -11,6 +11,8 @@ import (
 
 // window keeps the newest frames in memory for the senders, so that a target that keeps up costs no read of the ring.
 type window struct {
+	memory *Memory
+
 	mu     sync.Mutex
 	frames []windowFrame
 	bytes  int
@@ -38,11 +40,21 @@ type windowFrame struct {
 	at          time.Time // when it was cut
 }
 
-const windowBytes = 32 << 20
+const windowBytes = 32 << 20 // at most; see Memory
 
-func newWindow() *window { return &window{began: time.Now()} }
+func newWindow(m *Memory) *window { return &window{began: time.Now(), memory: m} }
+
+// open takes the window's share of the memory, until close.
+func (w *window) open() { w.memory.serving.Add(1) }
+
+// close gives back what the window has.
+func (w *window) close() {
+	w.skip()
+	w.memory.serving.Add(-1)
+}
 
 func (w *window) push(f windowFrame) {
+	most := w.memory.window()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.first == 0 {
@@ -58,7 +70,7 @@ func (w *window) push(f windowFrame) {
 			w.marks = append(w.marks[:0], w.marks[marksKept/2:]...)
 		}
 	}
-	for w.bytes > windowBytes && len(w.frames) > 1 {
+	for w.bytes > most && len(w.frames) > 1 {
 		w.bytes -= len(w.frames[0].raw)
 		w.frames[0] = windowFrame{}
 		w.frames = w.frames[1:]

@@ -11,7 +11,7 @@ func TestLagCountsFromTheOldestFrameThatIsMissing(t *testing.T) {
 	began := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	at := func(s int) time.Time { return began.Add(time.Duration(s) * time.Second) }
 	fill := func(frames, size int) *window {
-		w := newWindow()
+		w := newWindow(new(Memory))
 		w.began = began
 		for i := range frames {
 			lsn := domain.LSN(10 * (i + 1))
@@ -44,7 +44,7 @@ func TestLagCountsFromTheOldestFrameThatIsMissing(t *testing.T) {
 
 func TestPayloadThatATargetLacks(t *testing.T) {
 	fill := func(frames, size int) *window {
-		w := newWindow()
+		w := newWindow(new(Memory))
 		for i := range frames {
 			lsn := domain.LSN(10 * (i + 10))
 			w.push(windowFrame{first: lsn, last: lsn + 9, raw: make([]byte, size), payload: 7})
@@ -53,7 +53,7 @@ func TestPayloadThatATargetLacks(t *testing.T) {
 	}
 	whole := fill(5, 100)           // LSN 100 to 149
 	short := fill(5, windowBytes/2) // only 130 to 149 are still in memory; a mark a frame
-	none := newWindow()             // nothing was written yet
+	none := newWindow(new(Memory))  // nothing was written yet
 	for _, c := range []struct {
 		name        string
 		w           *window
@@ -74,5 +74,35 @@ func TestPayloadThatATargetLacks(t *testing.T) {
 		if got, atLeast := c.w.payloadBetween(c.acked, c.head); got != c.want || atLeast != c.atLeast {
 			t.Errorf("%s: %d, at least %v; want %d, %v", c.name, got, atLeast, c.want, c.atLeast)
 		}
+	}
+}
+
+func TestGroupsThatAreServedShareTheMemoryOfTheirWindows(t *testing.T) {
+	m := new(Memory)
+	var all []*window
+	for range 100 {
+		w := newWindow(m)
+		w.open()
+		all = append(all, w)
+	}
+	total := 0
+	for _, w := range all {
+		for n := range domain.LSN(64) {
+			w.push(windowFrame{first: n + 1, last: n + 1, raw: make([]byte, 256<<10)})
+		}
+		total += w.bytes
+	}
+	if total > windowsBytes {
+		t.Fatalf("%d bytes are kept", total)
+	}
+	for _, w := range all[1:] {
+		w.close()
+	}
+	w := all[0]
+	for n := range domain.LSN(256) {
+		w.push(windowFrame{first: n + 65, last: n + 65, raw: make([]byte, 256<<10)})
+	}
+	if w.bytes < windowBytes/2 || w.bytes > windowBytes {
+		t.Fatalf("%d bytes are kept of the only group that is served", w.bytes)
 	}
 }
