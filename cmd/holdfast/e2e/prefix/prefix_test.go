@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/sitestest"
 	"github.com/holdfast-dr/holdfast/pkg/initiator"
 )
 
@@ -102,20 +103,20 @@ func TestWhateverIsKilledTheOtherSiteHasAPrefix(t *testing.T) {
 			at, other := "a", "b"
 			writes, lost := begin(1, image{}), 0
 			for round := range roundsOf(t) {
-				urls := s.serves(at)
-				s.follows(at, mode == "sync")
+				urls := s.Serves(at)
+				s.Follows(at, mode == "sync")
 				if r.IntN(4) == 0 {
 					writes = killTarget(t, s, r, urls, other, writes)
-					s.follows(at, mode == "sync")
+					s.Follows(at, mode == "sync")
 				}
 				disks := dial(t, urls)
 				wait := write(t.Context(), disks, writes)
 				began(t, writes, writes.issued()+1+r.Uint64N(3000))
-				s.kill(at)
+				s.Kill(at)
 				wait()
 				hangUp(disks)
 				at, other = other, at
-				disks = dial(t, s.serves(at))
+				disks = dial(t, s.Serves(at))
 				im := served(t, disks)
 				hangUp(disks)
 				gone, err := writes.judge(im, mode == "sync")
@@ -124,25 +125,25 @@ func TestWhateverIsKilledTheOtherSiteHasAPrefix(t *testing.T) {
 				}
 				lost += gone
 				writes = begin(writes.next, *im)
-				s.start(other)
+				s.Start(other)
 			}
-			s.follows(at, mode == "sync")
+			s.Follows(at, mode == "sync")
 			t.Logf("%d writes; acknowledged and lost: %d", writes.next-1, lost)
 		})
 	}
 }
 
 // killTarget kills the target while writes go on and starts it again; no write may fail. It gives the history from there on.
-func killTarget(t *testing.T, s *sites, r *rand.Rand, urls []string, target string, h *history) *history {
+func killTarget(t *testing.T, s *sitestest.Sites, r *rand.Rand, urls []string, target string, h *history) *history {
 	t.Helper()
 	disks := dial(t, urls)
 	defer hangUp(disks)
 	ctx, stop := context.WithCancel(t.Context())
 	wait := write(ctx, disks, h)
 	began(t, h, 1+r.Uint64N(1000))
-	s.kill(target)
+	s.Kill(target)
 	began(t, h, h.issued()+500)
-	s.start(target)
+	s.Start(target)
 	began(t, h, h.issued()+500)
 	stop()
 	wait()
@@ -171,7 +172,7 @@ func began(t *testing.T, h *history, n uint64) {
 // TestACopyWithoutACommonMomentFailsTheJudge copies the two volumes' files one after the other while they are written.
 func TestACopyWithoutACommonMomentFailsTheJudge(t *testing.T) {
 	s := newSites(t, "none")
-	disks := dial(t, s.serves("a"))
+	disks := dial(t, s.Serves("a"))
 	defer hangUp(disks)
 	h := begin(1, image{})
 	ctx, stop := context.WithCancel(t.Context())
@@ -181,7 +182,7 @@ func TestACopyWithoutACommonMomentFailsTheJudge(t *testing.T) {
 	im := &image{}
 	for v, name := range []string{"log", "data"} { // even writes go to the first disk, data: the second is copied first
 		v = volumes - 1 - v
-		f, err := os.Open(filepath.Join(s.dir, "a", "replicator", group, name+".img"))
+		f, err := os.Open(filepath.Join(s.Dir, "a", "replicator", sitestest.Group, name+".img"))
 		if err != nil {
 			t.Fatal(err)
 		}
