@@ -143,10 +143,15 @@ func TestDatabasesSurviveKill9(t *testing.T) {
 // collect takes n acknowledgements of a writer.
 func collect(t *testing.T, g *guest, i int, acked []int, n int) {
 	t.Helper()
+	collectFrom(t, g, databases[i].name, i, acked, n)
+}
+
+func collectFrom(t *testing.T, g *guest, name string, i int, acked []int, n int) {
+	t.Helper()
 	for range n {
 		line := g.shells[i].until("", nil)
 		if _, err := fmt.Sscanf(line, "ACK %d", &acked[i]); err != nil {
-			t.Fatalf("%s's writer printed %q\n%s", databases[i].name, line, g.console())
+			t.Fatalf("%s's writer printed %q\n%s", name, line, g.console())
 		}
 	}
 }

@@ -77,9 +77,12 @@ func (g *guest) console() string {
 }
 
 // iscsiDisk is a volume of a target as QEMU's own initiator attaches it; options are further ones of its iSCSI driver.
-func iscsiDisk(s *target, options string) string {
+func iscsiDisk(s *target, options string) string { return iscsiVolume(s.listen, s.name, options) }
+
+// iscsiVolume is the same of any target.
+func iscsiVolume(portal, name, options string) string {
 	return fmt.Sprintf("driver=raw,cache.direct=on,discard=unmap,file.driver=iscsi,file.transport=tcp,file.portal=%s,file.target=%s,file.lun=0,file.initiator-name=iqn.2026-11.dev.holdfast:guest%s",
-		s.listen, s.name, options)
+		portal, name, options)
 }
 
 // run has the guest do a command on its first shell, and returns what it printed. Its failure is the test's.
