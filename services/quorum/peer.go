@@ -65,7 +65,9 @@ func (s *service) ask(ctx context.Context, p *peer, b ballot, done func(core.Res
 		defer func() { <-p.slots }()
 		sent := s.now()
 		resp, err := s.vote(ctx, p, b)
-		p.note(err)
+		if p.note(err) {
+			s.replan() // what waited for this voter need not wait on
+		}
 		if err == nil && p.conn != nil && !b.Verb.Durable() {
 			p.trips.note(time.Duration(s.now() - sent))
 		}
@@ -105,13 +107,14 @@ func (s *service) vote(ctx context.Context, p *peer, b ballot) (core.Response, e
 	})
 }
 
-func (p *peer) note(err error) {
+// note keeps how a request went, and reports whether the voter answers again after it had not.
+func (p *peer) note(err error) bool {
 	if err == nil {
-		p.trouble.Store(nil)
-		return
+		return p.trouble.Swap(nil) != nil
 	}
 	text := err.Error()
 	p.trouble.Store(&text)
+	return false
 }
 
 // status is the voter as this site sees it.

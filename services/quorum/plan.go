@@ -14,11 +14,9 @@ import (
 // planEvery is how often the planner looks again at what only a running site knows.
 const planEvery = time.Minute
 
-// plan runs the planner at the start, when weights are in force that were not before, and now and then, and tells what is new.
+// plan runs the planner at the start, when a lease is granted or weights change, and now and then, tells what is new, and
+// sees to it that the configured weights come into force.
 func (s *service) plan(ctx context.Context) {
-	if len(s.cfg.Plan.Voters) == 0 {
-		return
-	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var last planner.Report
@@ -31,13 +29,12 @@ func (s *service) plan(ctx context.Context) {
 		case <-timer.C:
 		}
 		timer.Reset(planEvery)
+		s.reweigh()
 		st, err := s.answerStatus(ctx, api.Empty{})
 		if err != nil {
 			return // the service is ending
 		}
-		in := s.cfg.Plan
-		in.Live = planner.LiveOf([]api.QuorumStatus{st})
-		report, err := planner.Check(in)
+		report, err := s.report(st)
 		if err != nil {
 			s.log.Error("quorum not planned", "error", err)
 			return
@@ -53,6 +50,16 @@ func (s *service) plan(ctx context.Context) {
 		}
 		last = report
 	}
+}
+
+// report is the planner's of what this site knows; empty where nothing was given to plan.
+func (s *service) report(st api.QuorumStatus) (planner.Report, error) {
+	in := s.cfg.Plan
+	if len(in.Voters) == 0 {
+		return planner.Report{}, nil
+	}
+	in.Live = planner.LiveOf([]api.QuorumStatus{st})
+	return planner.Check(in)
 }
 
 // replan makes the planner look again at once.

@@ -64,3 +64,32 @@ func TestTheServiceTellsThePlannersWarningsAndWhatIsKnownOfItsVoters(t *testing.
 			st.Groups[0].Weights["share"] == 1
 	})
 }
+
+// A service that is started with other weights puts them in force for the group it holds, while the group is served, and only
+// once every voter answers.
+func TestChangedWeightsComeIntoForceOnceEveryVoterAnswers(t *testing.T) {
+	t.Parallel()
+	c := threeSites(t)
+	a := c.sites["a"]
+	a.acquire()
+	a.kill()
+	three := 3
+	changed := append([]quorum.Voter(nil), c.voters...)
+	changed[0].Weight = &three
+	c.voters = changed
+	c.isolate("w", true)
+	a.start()
+	l := a.acquire()
+	if l.Weights["v-a"] != 1 {
+		t.Errorf("weights %v were put in force while voter w did not answer", l.Weights)
+	}
+	c.isolate("w", false)
+	c.await("the new weights", func() bool {
+		now, _, err := a.lease(0)
+		if err == nil && !now.Held {
+			t.Errorf("the lease was lost on the way: %+v", now)
+			return true
+		}
+		return err == nil && now.Weights["v-a"] == 3 && !now.Joint && now.Epoch == l.Epoch
+	})
+}

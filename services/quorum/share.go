@@ -95,7 +95,9 @@ func (s *service) probeShares() {
 }
 
 func (sh *share) note(err error) {
-	sh.g.s.peers[sh.voter.ID].note(err)
+	if sh.g.s.peers[sh.voter.ID].note(err) {
+		sh.g.s.replan()
+	}
 	if err != nil {
 		sh.g.s.log.Debug("share voter failed", "voter", string(sh.voter.ID), "group", string(sh.g.id), "error", err)
 	}

@@ -40,6 +40,21 @@ func (w Weights) Count(has func(VoterID) bool) (have, total int) {
 	return have, total
 }
 
+// Same reports whether both give the same votes; members without a vote make no difference.
+func (w Weights) Same(o Weights) bool {
+	for id, n := range w {
+		if n != o[id] {
+			return false
+		}
+	}
+	for id, n := range o {
+		if n != w[id] {
+			return false
+		}
+	}
+	return true
+}
+
 func (w Weights) clone() Weights {
 	if w == nil {
 		return nil

@@ -205,7 +205,7 @@ func (c *check) forced() {
 
 // differs reports whether other weights are in force for a group than are configured.
 func (c *check) differs(v Vote) bool {
-	return v.Config.Weights != nil && (v.Config.Joint() || !maps.Equal(trim(v.Config.Weights), trim(c.cfg.Weights)))
+	return v.Config.Weights != nil && (v.Config.Joint() || !v.Config.Weights.Same(c.cfg.Weights))
 }
 
 func (c *check) weightsInForce() {
@@ -218,7 +218,8 @@ func (c *check) weightsInForce() {
 			continue
 		}
 		c.say(Warning, string(v.Group), fmt.Sprintf("for group %s the weights in force are %s, configured are %s", v.Group, weightsText(v.Config.Weights), weightsText(c.cfg.Weights)),
-			"what this check counts is not what decides about that group", "configure the weights that are in force: the votes of a group are those it began its life with")
+			"what this check counts is not what decides about that group",
+			"bring every voter up and see that all files say the same: the site that holds the group then puts its file's weights in force")
 	}
 }
 
@@ -228,17 +229,6 @@ func weightsText(w core.Weights) string {
 		out = append(out, fmt.Sprintf("%s=%d", id, w[id]))
 	}
 	return strings.Join(out, " ")
-}
-
-// trim leaves members without a vote out.
-func trim(w core.Weights) core.Weights {
-	out := core.Weights{}
-	for id, n := range w {
-		if n > 0 {
-			out[id] = n
-		}
-	}
-	return out
 }
 
 func (c *check) votesReplicated() {

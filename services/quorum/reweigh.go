@@ -1,0 +1,48 @@
+package quorum
+
+import (
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/quorum/core"
+)
+
+// reweigh puts the configured weights in force for the groups that this site holds, where others are, through a joint
+// configuration. It waits for a time when all is well: a change under way needs both majorities for every renewal.
+func (s *service) reweigh() {
+	s.mu.Lock()
+	var all []*group
+	for _, g := range s.groups {
+		all = append(all, g)
+	}
+	s.mu.Unlock()
+	for _, g := range all {
+		g.post(g.reweigh)
+	}
+}
+
+func (g *group) reweigh() {
+	now := g.s.instant()
+	l, ok := g.c.Lease(now)
+	if !ok || !l.Committed || !g.s.mayReweigh(l.Epoch, l.Reg.Config) {
+		return
+	}
+	g.s.log.Info("weights of the configuration proposed", "group", string(g.id), "epoch", l.Epoch.String(), "voters", g.s.initial.Voters())
+	g.do(g.c.ProposeConfig(now, g.s.initial.Weights))
+}
+
+// mayReweigh reports whether other weights are in force than configured, and may be changed now: every voter of the
+// configuration answers, and a quorum of those in force. What a person forced is not undone.
+func (s *service) mayReweigh(e domain.Epoch, inForce core.Config) bool {
+	if e.Force() > 0 || inForce.Joint() || inForce.Weights.Same(s.initial.Weights) {
+		return false
+	}
+	answers := func(id core.VoterID) bool {
+		p := s.peers[id]
+		return p != nil && p.status(0).Reachable
+	}
+	for _, id := range s.initial.Voters() {
+		if !answers(id) {
+			return false
+		}
+	}
+	return inForce.Quorum(answers)
+}
