@@ -169,8 +169,8 @@ func checkQuorumLive(t *testing.T, s *threeSites) {
 	t.Helper()
 	var r planner.Report
 	s.until("every round trip known", func(o outcome) bool {
-		r = planner.Report{}
-		return o.code == 0 && json.Unmarshal([]byte(o.stdout), &r) == nil && r.Live &&
+		r = planner.Report{} // round trips are bad where this machine is busy: that is told, too, and exits with 3
+		return json.Unmarshal([]byte(o.stdout), &r) == nil && r.Live &&
 			!slices.ContainsFunc(r.Findings, func(f planner.Finding) bool { return f.Code == "Q26" && f.Severity == planner.NotKnown })
 	}, "quorum", "check", "--config", s.files["a"], "-o", "json")
 	for _, code := range []string{"Q05", "Q20", "Q25", "Q29", "Q31"} {
