@@ -18,6 +18,7 @@ import (
 func groupVolumeCommand(r *remote, site *string) *cobra.Command {
 	c := parent(&cobra.Command{Use: "volume", Short: "Add volumes to a group while it serves, and remove them"})
 	c.AddCommand(groupVolumeAddCommand(r, site), groupVolumeRemoveCommand(r, site),
+		groupVolumeDiscardCommand(r, site),
 		&cobra.Command{Use: "list GROUP", Short: "List a group's volumes at each of its sites, removed ones too", Args: exactly(1, "one GROUP"),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				return groupVolumeList(cmd, r, *site, domain.GroupID(args[0]))
@@ -78,6 +79,50 @@ func groupVolumeRemoveCommand(r *remote, site *string) *cobra.Command {
 	c.Flags().StringVar(&req.Reason, "why", "", "why; kept in the audit")
 	volumeChangeFlags(c, &req)
 	return c
+}
+
+func groupVolumeDiscardCommand(r *remote, site *string) *cobra.Command {
+	var req api.VolumeDiscard
+	c := &cobra.Command{Use: "discard GROUP VOLUME --site SITE", Short: "Delete what a removed volume held at one site, for good", Args: exactly(2, "GROUP and VOLUME"),
+		Long: "Deletes what a removed volume held at one site, for good; kept in the audit. It is refused (exit 3) without --yes, for a volume that is in the\n" +
+			"group, and while a checkpoint at that site still shows it.",
+		Example: "  holdfast group volume discard erp archive --site b --yes --why 'nobody needs it any more'",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := need(cmd, "site", "why"); err != nil {
+				return err
+			}
+			req.Group, req.Volume = domain.GroupID(args[0]), domain.VolumeID(args[1])
+			return groupVolumeDiscard(cmd, r, *site, req)
+		},
+	}
+	c.Flags().BoolVar(&req.Yes, "yes", false, "yes, what the volume held may be lost")
+	c.Flags().StringVar(&req.Why, "why", "", "why; kept in the audit")
+	c.Flags().StringVar(&req.By, "by", "", "who; by default the user of this system")
+	return c
+}
+
+func groupVolumeDiscard(cmd *cobra.Command, r *remote, site string, req api.VolumeDiscard) error {
+	sayWho(&req.By, &req.Host)
+	_, mesh, err := r.open(cmd.Context())
+	if err != nil {
+		return err
+	}
+	defer mesh.Close()
+	conn, err := atSite(mesh, site)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), r.timeout)
+	defer cancel()
+	v, err := bus.Call[api.VolumeSlot](ctx, conn, api.ServiceReplicator, api.VerbVolumeDiscard, req)
+	if err != nil {
+		return err
+	}
+	if r.output == "json" {
+		return printJSON(cmd.OutOrStdout(), v)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "discarded what volume %s of group %s held at site %s\n", v.ID, req.Group, site)
+	return nil
 }
 
 func volumeChangeFlags(c *cobra.Command, req *api.GroupSetRequest) {
@@ -155,7 +200,10 @@ func printVolumeTables(cmd *cobra.Command, tables map[domain.SiteID][]api.Volume
 	for _, s := range slices.Sorted(maps.Keys(tables)) {
 		for i, v := range tables[s] {
 			state := "in the group"
-			if v.Gone != 0 {
+			switch {
+			case v.Emptied:
+				state = fmt.Sprintf("removed at LSN %d, discarded here", v.Gone)
+			case v.Gone != 0:
 				state = fmt.Sprintf("removed at LSN %d, kept", v.Gone)
 			}
 			fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%s\n", v.ID, s, i, v.SizeBytes, v.Born, state)

@@ -262,7 +262,7 @@ func TestSecuredInstallationStartsMovesFailsOverAndComesBack(t *testing.T) {
 func (s *secured) volumes() {
 	s.t.Helper()
 	volume := func(args ...string) outcome {
-		return holdfast(s.t.Context(), append([]string{"group", "volume", "--config", s.files["a"]}, args...)...)
+		return holdfast(s.t.Context(), append(append([]string{"group", "volume"}, args...), "--by", "tester", "--config", s.files["a"])...)
 	}
 	if o := volume("add", "erp", "archive", "--size", "8MiB", "--why", "more room"); o.code != 0 || !strings.Contains(o.stdout, ".erp.archive.e") {
 		s.t.Fatalf("add: exit %d, %v: %s", o.code, o.err, o.stdout)
@@ -278,8 +278,16 @@ func (s *secured) volumes() {
 	if o := volume("remove", "erp", "archive", "--yes", "--why", "a test"); o.code != 0 || !strings.Contains(o.stdout, "kept at each site") {
 		s.t.Fatalf("remove: exit %d, %v: %s", o.code, o.err, o.stdout)
 	}
-	s.checkAudit("a", "a.operator", "group_set", "", "a test")
+	s.checkAudit("a", "a.operator", "group_set", "tester", "a test")
 	awaitVolumes(s.t, s.files["a"], "b", func(t []api.VolumeSlot) bool { return len(t) == 2 && t[1].ID == "archive" && t[1].Gone != 0 })
+	if o := volume("discard", "erp", "archive", "--site", "a", "--why", "a test"); o.code != 3 {
+		s.t.Fatalf("discard without --yes: exit %d, %v", o.code, o.err)
+	}
+	if o := volume("discard", "erp", "archive", "--site", "a", "--yes", "--why", "no need"); o.code != 0 {
+		s.t.Fatalf("discard: exit %d, %v", o.code, o.err)
+	}
+	s.checkAudit("a", "a.operator", "volume_discarded_erp_archive", "tester", "no need")
+	awaitVolumes(s.t, s.files["a"], "a", func(t []api.VolumeSlot) bool { return len(t) == 2 && t[1].Emptied })
 }
 
 // awaitVolumes waits until a site's table of the group's volumes is as it should be.

@@ -62,6 +62,8 @@ type VolumeSlot struct {
 	Born  domain.LSN   `json:"born_lsn,omitempty"`
 	Epoch domain.Epoch `json:"epoch,omitempty"`
 	Gone  domain.LSN   `json:"gone_lsn,omitempty"`
+	// Emptied says that what the removed volume held was deleted at the site whose table this is.
+	Emptied bool `json:"emptied,omitempty"`
 }
 
 // UnfollowRequest tells a target that its primary sends it nothing more, because the group's policy says so: the copy stays as

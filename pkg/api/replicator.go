@@ -159,6 +159,21 @@ const (
 // HeldReasons lists every reason.
 func HeldReasons() []string { return []string{HeldByDisk, HeldByJournal, HeldByTarget} }
 
+// VolumeDiscard deletes what a removed volume held at one site, for good. It is recorded in the audit first, and not done when that
+// cannot be. Errors: refused (without Yes; the volume is not removed; a checkpoint shows it), invalid (without Why), not_found,
+// unavailable (the audit could not be written; nothing was deleted).
+type VolumeDiscard struct {
+	Group  domain.GroupID  `json:"group"`
+	Volume domain.VolumeID `json:"volume"`
+	Yes    bool            `json:"yes"`
+	Why    string          `json:"why"`
+	By     string          `json:"by,omitempty"`   // who the caller says it is
+	Host   string          `json:"host,omitempty"` // and where
+}
+
+// VerbVolumeDiscard is the verb of VolumeDiscard -> VolumeSlot.
+const VerbVolumeDiscard = "volume_discard"
+
 // PolicyVersion counts the changes of a group's desired state: the higher epoch, then the higher version, is the newer.
 type PolicyVersion struct {
 	Epoch   domain.Epoch `json:"epoch"`

@@ -69,6 +69,7 @@ func (s *service) endpoints() map[string]bus.Endpoint {
 		api.VerbQuarantine:        bus.Answer(s.quarantine),
 		api.VerbQuarantineRead:    bus.Answer(s.quarantineRead),
 		api.VerbQuarantineDiscard: bus.Answer(s.quarantineDiscard),
+		api.VerbVolumeDiscard:     bus.Answer(s.volumeDiscard),
 		api.VerbVerify:            bus.Answer(s.verify),
 		api.VerbVerifyHash: bus.Answer(func(ctx context.Context, r api.VerifyHash) (api.VerifySums, error) {
 			return with(s, r.Group, func(g *group.Group) (api.VerifySums, error) { return g.VerifyHash(ctx, r) })

@@ -43,7 +43,7 @@ func (s *service) quarantineRead(_ context.Context, r api.QuarantineRead) (api.Q
 func (s *service) quarantineDiscard(ctx context.Context, r api.QuarantineDiscard) (api.Quarantined, error) {
 	item, err := s.mayDiscard(r)
 	if err == nil {
-		entry := discardEntry(ctx, r, "quarantine_discarded."+r.ID)
+		entry := discardEntry(ctx, r.By, r.Host, r.Why, "quarantine_discarded."+r.ID)
 		entry.Data, _ = json.Marshal(item) // plain fields always encode
 		if aerr := audit.Append(ctx, s.deps.Mesh.Local(), entry); aerr != nil {
 			err = fmt.Errorf("discard quarantine %s: it cannot be recorded in the audit of site %s, so nothing was discarded: try again: %w", r.ID, s.cfg.Site, aerr)
@@ -54,7 +54,7 @@ func (s *service) quarantineDiscard(ctx context.Context, r api.QuarantineDiscard
 	}
 	if err != nil {
 		if what := audit.Outcome("", "quarantine_discard_refused."+r.ID, err); what != "" {
-			entry := discardEntry(ctx, r, what)
+			entry := discardEntry(ctx, r.By, r.Host, r.Why, what)
 			entry.Why = err.Error()
 			audit.Note(ctx, s.deps.Mesh.Local(), s.log, entry)
 		}
@@ -65,8 +65,8 @@ func (s *service) quarantineDiscard(ctx context.Context, r api.QuarantineDiscard
 	return item, nil
 }
 
-func discardEntry(ctx context.Context, r api.QuarantineDiscard, what string) audit.Entry {
-	return audit.Entry{Who: audit.Who(ctx), Claimed: r.By, From: r.Host, Why: r.Why, What: what, Run: domain.RunID(rand.Text())}
+func discardEntry(ctx context.Context, by, host, why, what string) audit.Entry {
+	return audit.Entry{Who: audit.Who(ctx), Claimed: by, From: host, Why: why, What: what, Run: domain.RunID(rand.Text())}
 }
 
 // mayDiscard gives the item, without its extents, when the request says what it must.

@@ -71,6 +71,13 @@ func (s *Set) First(n int) *Set {
 	return c
 }
 
+// Drop takes every block of a volume out of the set.
+func (s *Set) Drop(volume int) {
+	if volume < len(s.bits) {
+		clear(s.bits[volume])
+	}
+}
+
 // Union adds the blocks of o, which must be over the same volumes as far as both go.
 func (s *Set) Union(o *Set) {
 	s.Grow(o.sizes)

@@ -57,6 +57,9 @@ func (g *Group) Rejoin(ctx context.Context, req api.RejoinRequest) (reply api.Re
 			return reply, fmt.Errorf("rejoin group %s: %w", g.id, err)
 		}
 	}
+	if g.store.lacks(common) { // what was emptied here is in the group on the primary's line
+		reply.Resync, reply.Full, reply.Diverged = true, true, nil
+	}
 	// Frames of an epoch below the journal's own would be refused: then blocks must do.
 	if lineage.EpochOf(req.Lineage, common+1) < g.store.j.Next().Epoch || common+1 < req.First {
 		reply.Resync = true

@@ -105,7 +105,7 @@ func (t *sender) openStage(ctx context.Context, session uint64, set *extent.Set,
 		if err != nil {
 			return nil, err
 		}
-		set.Union(staged) // what is staged and not the primary's any more has to be sent over
+		set.Union(t.s.st.sendable(staged)) // what is staged and not the primary's any more has to be sent over
 		resumed = staged.Bytes()
 		detail = fmt.Sprintf("goes on with an earlier one: %d bytes are staged already", resumed)
 	}
@@ -137,11 +137,9 @@ func cannotCompare(err error) bool { return bus.Unanswered(err) || errors.Is(err
 
 // everything reports whether a set is all blocks of all volumes.
 func (t *sender) everything(set *extent.Set) bool {
-	var all int64
-	for _, n := range t.s.st.sizes() {
-		all += n
-	}
-	return set.Bytes() == all
+	all := extent.New(t.s.st.sizes())
+	all.MarkAll()
+	return set.Bytes() == t.s.st.sendable(all).Bytes()
 }
 
 // compare gives the blocks of a set whose content here, at some moment after the cut, is not what the target's image has.

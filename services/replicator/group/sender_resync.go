@@ -100,7 +100,7 @@ func (t *sender) toSend(r api.RejoinReply) (*extent.Set, domain.LSN, error) {
 	full := extent.New(st.sizes())
 	full.MarkAll()
 	if r.Full {
-		return full, cut, nil
+		return st.sendable(full), cut, nil
 	}
 	set := extent.New(st.sizes())
 	if len(r.Diverged) > 0 {
@@ -115,10 +115,10 @@ func (t *sender) toSend(r api.RejoinReply) (*extent.Set, domain.LSN, error) {
 		return nil, 0, err
 	}
 	if !known && r.LSN+1 < st.j.State().TailLSN {
-		return full, cut, nil
+		return st.sendable(full), cut, nil
 	}
 	set.Union(ours)
-	return set, cut, nil
+	return st.sendable(set), cut, nil
 }
 
 // nextRound takes the blocks whose changes after cut left the ring, and all those still in it, up to a new cut.
@@ -131,7 +131,7 @@ func (t *sender) nextRound(cut domain.LSN) (*extent.Set, domain.LSN, error) {
 		return nil, 0, err
 	}
 	t.track.cut, t.track.fresh = next, extent.New(st.sizes())
-	return set, next, nil
+	return st.sendable(set), next, nil
 }
 
 func (k *track) stopFresh() {

@@ -39,9 +39,11 @@ type store struct {
 	group domain.Group // as it was opened; the copy's volumes are in its table
 	wants atomic.Pointer[domain.Group]
 	tab   atomic.Pointer[table]
-	dir   string
-	lock  *os.File
-	j     *journal.Journal
+	// tableMu is held while the table changes beside other things: by who applies, and by who empties a removed volume.
+	tableMu sync.Mutex
+	dir     string
+	lock    *os.File
+	j       *journal.Journal
 
 	applyMu sync.Mutex // held while a frame is applied, and while ap changes
 	ap      *journal.Applier
@@ -118,7 +120,10 @@ func (s *store) recover(ctx context.Context, cfg Config) error {
 	if err := s.finishDiscards(); err != nil {
 		return err
 	}
-	return s.redoStage()
+	if err := s.redoStage(); err != nil {
+		return err
+	}
+	return s.emptyAgain()
 }
 
 func (s *store) takeLock() error {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/extent"
 	"github.com/holdfast-dr/holdfast/services/replicator/history"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 	"github.com/holdfast-dr/holdfast/services/replicator/slots"
@@ -131,6 +132,10 @@ func (s *store) newVolume(v api.VolumeSlot) (*volume, error) {
 // prepare gives the volumes of another table: those it shares with the copy's as they are, the others new and empty.
 func (s *store) prepare(t slots.Table) (*table, error) {
 	have := s.table()
+	t = slices.Clone(t)
+	for i := range t { // that is each site's own
+		t[i].Emptied = i < have.slots.Shared(t) && have.slots[i].Emptied && t[i].Gone != 0
+	}
 	next := &table{slots: t, vols: slices.Clone(have.vols[:have.slots.Shared(t)])}
 	for _, v := range t[len(next.vols):] {
 		vol, err := s.newVolume(v)
@@ -221,12 +226,64 @@ func tableChange(e journal.Entry) (c slots.Change, is bool, err error) {
 	return c, true, err
 }
 
+// empty deletes what a removed volume held, durably; its file stays, without content. Nothing but applying goes on beside it.
+func (s *store) empty(id domain.VolumeID) error {
+	s.tableMu.Lock()
+	defer s.tableMu.Unlock()
+	have := s.table()
+	next := &table{slots: slices.Clone(have.slots), sizes: have.sizes, vols: have.vols}
+	i := next.slots.Find(id)
+	next.slots[i].Emptied = true
+	err := s.saveTable(next.slots) // first: a start finishes it
+	if err == nil {
+		s.tab.Store(next)
+		err = s.fails("volume emptied")
+	}
+	if err == nil {
+		err = next.vols[i].clear()
+	}
+	if err != nil {
+		return fmt.Errorf("discard volume %s of group %s: %w", id, s.group.ID, err)
+	}
+	return nil
+}
+
+// emptyAgain deletes again what removed volumes held here: a kill may have come in between, and the redo of the journal brings back what
+// it still has.
+func (s *store) emptyAgain() error {
+	for i, v := range s.slots() {
+		if v.Emptied {
+			if err := s.vols()[i].clear(); err != nil {
+				return fmt.Errorf("discard volume %s: %w", v.ID, err)
+			}
+		}
+	}
+	return nil
+}
+
+// lacks reports whether a volume that was in the group after a change was emptied here.
+func (s *store) lacks(lsn domain.LSN) bool {
+	return slices.ContainsFunc(s.slots().At(lsn), func(v api.VolumeSlot) bool { return v.Gone == 0 && v.Emptied })
+}
+
+// sendable takes out of a set what is not there to be sent: what an emptied volume held stays what it is at targets.
+func (s *store) sendable(set *extent.Set) *extent.Set {
+	for i, v := range s.slots() {
+		if v.Emptied {
+			set.Drop(i)
+		}
+	}
+	return set
+}
+
 // followTable carries out a change of the table that stands in the order at lsn. It comes before the volumes show that change.
 func (s *store) followTable(e journal.Entry, lsn domain.LSN, epoch domain.Epoch) error {
 	c, is, err := tableChange(e)
 	if !is {
 		return nil
 	}
+	s.tableMu.Lock()
+	defer s.tableMu.Unlock()
 	have := s.slots()
 	var t slots.Table
 	if err == nil {
@@ -243,6 +300,8 @@ func (s *store) followTable(e journal.Entry, lsn domain.LSN, epoch domain.Epoch)
 
 // cutTable brings the table back to what it was after a change: the journal has nothing after it any more.
 func (s *store) cutTable(lsn domain.LSN) error {
+	s.tableMu.Lock()
+	defer s.tableMu.Unlock()
 	t := s.slots().At(lsn)
 	if slices.Equal(t, s.slots()) {
 		return nil

@@ -91,6 +91,11 @@ func (v *volume) punch(mode uint32, off, n int64) error {
 	return nil
 }
 
+// clear makes all of the volume zeroes that take no space, durably.
+func (v *volume) clear() error {
+	return errors.Join(v.f.Truncate(0), v.f.Truncate(v.size), v.f.Sync())
+}
+
 // Sync implements journal.Volume. fdatasync is not repeated: it does not report EINTR for what it lost.
 func (v *volume) Sync() error { return unix.Fdatasync(int(v.f.Fd())) }
 

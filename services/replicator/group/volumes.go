@@ -1,6 +1,7 @@
 package group
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -162,6 +163,40 @@ func (s *store) tryVolume(size int64) error {
 		err = errors.Join(f.Truncate(size), f.Close())
 	}
 	return errors.Join(err, removeDurably(path))
+}
+
+// RemovedVolume gives a volume that was removed and may be deleted here. Errors: domain.ErrNotFound, domain.ErrRefused (it is in the
+// group; a checkpoint here shows it).
+func (g *Group) RemovedVolume(id domain.VolumeID) (api.VolumeSlot, error) {
+	t := g.store.slots()
+	i := t.Find(id)
+	if i < 0 {
+		return api.VolumeSlot{}, fmt.Errorf("discard volume %s of group %s: there is none of that name: see holdfast group volume list %s: %w", id, g.id, g.id, domain.ErrNotFound)
+	}
+	v := t[i]
+	if v.Gone == 0 {
+		return v, fmt.Errorf("discard volume %s of group %s: it is in the group: remove it first: %w", id, g.id, domain.ErrRefused)
+	}
+	for _, p := range g.store.hist.List() {
+		if p.LSN >= v.Born && p.LSN < v.Gone {
+			return v, fmt.Errorf("discard volume %s of group %s: checkpoint %d of site %s still shows it: wait until such checkpoints are gone (%s): %w", id, g.id, p.LSN, g.cfg.Site, g.store.policy().Checkpoints.WithDefaults().Keep.Age, domain.ErrRefused)
+		}
+	}
+	return v, nil
+}
+
+// DiscardVolume deletes what a removed volume held here. It may be repeated. Errors as RemovedVolume's.
+func (g *Group) DiscardVolume(ctx context.Context, id domain.VolumeID) (api.VolumeSlot, error) {
+	end, err := g.begin(ctx)
+	if err != nil {
+		return api.VolumeSlot{}, err
+	}
+	defer end()
+	v, err := g.RemovedVolume(id)
+	if err != nil {
+		return v, err
+	}
+	return v, g.store.empty(id)
 }
 
 // order puts a change of the volumes into the group's order, and waits until it is where an acknowledged write must be.

@@ -65,6 +65,13 @@ func (c *cluster) remove(site domain.SiteID, id domain.VolumeID) {
 	}
 }
 
+// remembers waits until a target follows and has a checkpoint: from then on each mark becomes one.
+func (c *cluster) remembers(primary, site domain.SiteID) {
+	c.t.Helper()
+	c.follows(primary, site)
+	eventually(c.t, "the first checkpoint", func() bool { return len(c.nodes[site].checkpoints()) > 0 })
+}
+
 // content is what a copy's file of a volume holds.
 func (n *node) content(index int) []byte {
 	n.t.Helper()
@@ -138,7 +145,7 @@ func TestWhatARemovedVolumeHeldIsKeptAndItsCheckpointsShowIt(t *testing.T) {
 	c := newPast(t, time.Hour, domain.ModeSync)
 	c.boot("a", "b")
 	c.promote("a", 257)
-	c.follows("a", "b")
+	c.remembers("a", "b")
 	a, b := c.nodes["a"], c.nodes["b"]
 	before, err := a.g.Mark(t.Context(), api.CheckpointCreateRequest{Group: "erp", Label: "before"})
 	if err != nil {
@@ -324,7 +331,7 @@ func TestACopyBroughtBackToACheckpointHasTheVolumesOfThen(t *testing.T) {
 	c := newPast(t, time.Hour, domain.ModeSync)
 	c.boot("a", "b")
 	c.promote("a", 257)
-	c.follows("a", "b")
+	c.remembers("a", "b")
 	a, b := c.nodes["a"], c.nodes["b"]
 	a.write(1, 0, block(1))
 	p, err := a.g.Mark(t.Context(), api.CheckpointCreateRequest{Group: "erp", Label: "then"})
@@ -425,5 +432,82 @@ func TestACopyIsNotOpenedWithVolumesOfAnotherSize(t *testing.T) {
 	}
 	if got := slots.Of(append(c.def.Volumes, domain.Volume{ID: "x", Added: true})); len(got) != 2 {
 		t.Fatalf("a group begins with %v", got)
+	}
+}
+
+func TestARemovedVolumeIsDeletedAtASiteOnCommandOnly(t *testing.T) {
+	c := newPast(t, time.Hour, domain.ModeAsync)
+	c.boot("a", "b")
+	c.promote("a", 257)
+	c.remembers("a", "b")
+	a, b := c.nodes["a"], c.nodes["b"]
+	x := c.add("a", "x")
+	a.write(x, 0, block(5))
+	if _, err := a.g.DiscardVolume(t.Context(), "x"); !errors.Is(err, domain.ErrRefused) {
+		t.Fatalf("a volume of the group was deleted: %v", err)
+	}
+	p, err := a.g.Mark(t.Context(), api.CheckpointCreateRequest{Group: "erp", Label: "with x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.remove("a", "x")
+	c.follows("a", "b")
+	c.alike("a", "b")
+	eventually(t, "the checkpoint", func() bool {
+		return slices.ContainsFunc(b.checkpoints(), func(q api.Checkpoint) bool { return q.LSN == p.LSN })
+	})
+	if _, err := b.g.DiscardVolume(t.Context(), "x"); !errors.Is(err, domain.ErrRefused) || !strings.Contains(err.Error(), "checkpoint") {
+		t.Fatalf("what a checkpoint shows was deleted: %v", err)
+	}
+	stop := func(at string) error {
+		if at == "volume emptied" {
+			return context.Canceled
+		}
+		return nil
+	}
+	a.fail.Store(&stop) // killed in the middle of it
+	if _, err := a.g.DiscardVolume(t.Context(), "x"); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	a.fail.Store(nil)
+	c.kill("a")
+	c.boot("a")
+	if got := a.content(x); !allZero(got) || len(got) != volumeBytes {
+		t.Fatal("it is not deleted after a start")
+	}
+
+	// A copy of everything from a leaves at b what b keeps of it.
+	c.promote("a", 514)
+	c.kill("b")
+	big := noise(1, 1<<20)
+	for i := range 40 { // more than the ring holds
+		a.write(1, int64(i%8)<<20, big)
+	}
+	if err := a.g.current().st.dropBitmap("b"); err != nil {
+		t.Fatal(err)
+	}
+	c.boot("b")
+	c.follows("a", "b")
+	if !begins(b.content(x), 5) {
+		t.Fatal("what was deleted at one site is gone at the other")
+	}
+
+	// Brought back to before it was removed, the group has it again, from the site that kept it.
+	c.kill("a")
+	c.want("b", func(v []domain.Volume) []domain.Volume { // and its definition too
+		v[2].Removed = false
+		return v
+	})
+	if _, err := c.promoteAt("b", 771, p.LSN); err != nil {
+		t.Fatal(err)
+	}
+	if !begins(b.read(x, 0, 4096), 5) {
+		t.Fatal("the checkpoint has lost it")
+	}
+	c.boot("a")
+	c.follows("b", "a")
+	eventually(t, "a has it again", func() bool { return begins(a.content(x), 5) })
+	if v := a.g.store.slots()[x]; v.Emptied || v.Gone != 0 {
+		t.Fatalf("%+v", v)
 	}
 }
