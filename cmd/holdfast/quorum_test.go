@@ -69,12 +69,3 @@ func TestQuorumCheckWarnsOfWhatTheConfigurationShows(t *testing.T) {
 		t.Errorf("exit %d: %s", text.code, text.stdout)
 	}
 }
-
-// A voting disk is planned, and no site starts with one.
-func TestASiteWithAVotingDiskIsRefusedClearly(t *testing.T) {
-	file := withQuorum(t, "model: node_and_disk_majority\n  disk: iscsi://10.0.0.5/iqn.2026-11.org.example:vote/0")
-	o := holdfast(t.Context(), "site", "--config", file)
-	if o.code != 2 || !strings.Contains(o.err.Error(), "use a share or a witness site") {
-		t.Errorf("exit %d, %v", o.code, o.err)
-	}
-}

@@ -19,7 +19,7 @@ import (
 type Voter struct {
 	core.Member
 	Site domain.SiteID // whose NATS server it answers at; for a share or disk, the site it lives in
-	Path string        // share only: where this site has it mounted
+	Path string        // share: where this site has it mounted; disk: its iSCSI URL
 }
 
 // Config describes one site's quorum service.
@@ -98,11 +98,9 @@ func (c Config) Validate() error {
 				return fmt.Errorf("quorum voters: site %s: hosts more than one: %w", v.Site, domain.ErrInvalid)
 			}
 			hosts[v.Site] = true
-		case core.KindDisk:
-			return fmt.Errorf("quorum voters: disk %s: this version plans disks that vote (holdfast quorum check) and does not carry their votes: use a share or a witness site: %w", v.ID, domain.ErrInvalid)
-		case core.KindShare:
+		case core.KindShare, core.KindDisk:
 			if v.Path == "" && c.Role == domain.SiteData {
-				return fmt.Errorf("quorum voters: share %s: path must be set: %w", v.ID, domain.ErrInvalid)
+				return fmt.Errorf("quorum voters: %s %s: path must be set: %w", v.Kind, v.ID, domain.ErrInvalid)
 			}
 		default:
 			return fmt.Errorf("quorum voters: %s: kind %q: want node, witness, share or disk: %w", v.ID, v.Kind, domain.ErrInvalid)

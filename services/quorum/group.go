@@ -16,7 +16,7 @@ type group struct {
 	ended <-chan struct{}
 
 	c        *core.Candidate
-	shares   map[core.VoterID]*share
+	passive  map[core.VoterID]*passive
 	waiters  []*campaign
 	inSync   []*inSyncWait
 	released []*releaseWait
@@ -35,7 +35,7 @@ func (s *service) group(id domain.GroupID) *group {
 	if g := s.groups[id]; g != nil {
 		return g
 	}
-	g := &group{s: s, id: id, inbox: make(chan func(), inboxSize), ended: s.ctx.Done(), shares: map[core.VoterID]*share{}}
+	g := &group{s: s, id: id, inbox: make(chan func(), inboxSize), ended: s.ctx.Done(), passive: map[core.VoterID]*passive{}}
 	g.begin([]domain.SiteID{s.cfg.Site})
 	s.groups[id] = g
 	s.wg.Go(func() { g.run(s.ctx) })
@@ -47,13 +47,16 @@ func (g *group) begin(members []domain.SiteID) {
 	sites := make(map[core.VoterID]domain.SiteID, len(g.s.cfg.Voters))
 	for _, v := range g.s.cfg.Voters {
 		sites[v.ID] = v.Site
+		if v.Kind.Passive() && v.Site == "" {
+			sites[v.ID] = domain.SiteID(v.ID) // a place of its own, as a witness site is: heard, it ends a cold start
+		}
 	}
 	g.c = core.NewCandidate(core.Params{Self: g.s.cfg.Site, Index: g.s.cfg.Index, Rank: g.s.cfg.Rank, Timing: g.s.cfg.Timing,
 		Initial: core.Register{InSync: members, Config: g.s.initial}, Sites: sites, ColdStart: g.s.cold,
 		JoinOnly: g.s.cfg.Prevent, Incarnation: incarnation()})
 	for _, v := range g.s.cfg.Voters {
-		if v.Kind == core.KindShare && g.shares[v.ID] == nil {
-			g.shares[v.ID] = newShare(g, v)
+		if v.Kind.Passive() && g.passive[v.ID] == nil {
+			g.passive[v.ID] = newPassive(g, v)
 		}
 	}
 }
@@ -83,7 +86,7 @@ func (g *group) run(ctx context.Context) {
 		now := g.s.instant()
 		g.do(g.c.Tick(now))
 		g.sweep(now)
-		for _, sh := range g.shares {
+		for _, sh := range g.passive {
 			sh.do(sh.p.Tick(now))
 		}
 	}
@@ -96,7 +99,7 @@ func (g *group) arm(timer *time.Timer) {
 	if t, ok := g.c.NextWake(); ok {
 		wait = min(wait, t.Sub(now))
 	}
-	for _, sh := range g.shares {
+	for _, sh := range g.passive {
 		if t, ok := sh.p.NextWake(); ok {
 			wait = min(wait, t.Sub(now))
 		}
@@ -143,7 +146,7 @@ func (g *group) do(actions []core.Action) {
 }
 
 func (g *group) send(a core.Send) {
-	if sh := g.shares[a.To]; sh != nil {
+	if sh := g.passive[a.To]; sh != nil {
 		sh.do(sh.p.Request(g.s.instant(), a.Req))
 		return
 	}

@@ -41,7 +41,7 @@ func (s *service) connectPeers() error {
 			ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= 5 },
 			IsSuccessful: func(err error) bool { return !errors.Is(err, domain.ErrUnavailable) },
 		})
-		if v.Kind != core.KindShare && v.Site != s.cfg.Site {
+		if !v.Kind.Passive() && v.Site != s.cfg.Site {
 			conn, err := s.mesh.Conn(v.Site)
 			if err != nil {
 				return fmt.Errorf("voter %s: %w", v.ID, err)

@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
+	"github.com/holdfast-dr/holdfast/services/quorum/diskvoter"
 	"github.com/holdfast-dr/holdfast/services/quorum/filevoter"
 )
 
@@ -44,8 +45,9 @@ type service struct {
 	mu     sync.Mutex
 	groups map[domain.GroupID]*group
 	wg     sync.WaitGroup
-	// shareWork is not waited for at the end: a share that hangs would keep the service from ending.
-	shareWork sync.WaitGroup
+	// passiveWork is not waited for at the end: a share that hangs would keep the service from ending.
+	passiveWork sync.WaitGroup
+	disks       map[core.VoterID]*diskvoter.Disk
 }
 
 // Run votes and holds leases until ctx ends, and then returns nil at once, as if killed: nothing is released. It waits for
@@ -75,7 +77,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	}
 	s.wg.Go(func() { s.heartbeat(ctx) })
 	s.wg.Go(func() { s.plan(ctx) })
-	s.probeShares()
+	s.probePassive()
 	s.log.Info("quorum ready", "model", string(cfg.Model), "voters", len(cfg.Voters), "cold_start", s.cold)
 	<-ctx.Done()
 	return nil
@@ -115,6 +117,7 @@ func newService(ctx context.Context, cfg Config, deps Deps) (*service, error) {
 			return nil, err
 		}
 	}
+	s.openDisks()
 	s.events = bus.NewEvents(ctx, deps.Mesh.Local(), api.ServiceQuorum, s.log)
 	return s, s.connectPeers()
 }

@@ -306,7 +306,7 @@ func TestACorruptRecordIsRefusedByName(t *testing.T) {
 func TestTheShareGivesTheSurvivorItsMajority(t *testing.T) {
 	t.Parallel()
 	share := t.TempDir()
-	voters := []quorum.Voter{node("a"), node("b"), {Member: core.Member{ID: "share", Kind: core.KindShare}, Site: "w", Path: share}}
+	voters := []quorum.Voter{node("a"), node("b"), {Member: core.Member{ID: "share", Kind: core.KindShare}, Path: share}}
 	c := newCluster(t, core.NodeAndShareMajority, voters, "a", "b")
 	a, b := c.sites["a"], c.sites["b"]
 	l := a.acquire()
@@ -348,18 +348,18 @@ func TestConfigNamesTheFieldThatCannotBe(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, spoil := range map[string]func(*quorum.Config){
-		"cluster":     func(c *quorum.Config) { c.Cluster = "no name" },
-		"role":        func(c *quorum.Config) { c.Role = "" },
-		"index":       func(c *quorum.Config) { c.Index = 0 },
-		"dir":         func(c *quorum.Config) { c.Dir = "" },
-		"once":        func(c *quorum.Config) { c.Voters = append(c.Voters, node("a")) },
-		"hosts more":  func(c *quorum.Config) { c.Voters[1].Site = "a" },
-		"kind":        func(c *quorum.Config) { c.Voters[2].Kind = "" },
-		"plans disks": func(c *quorum.Config) { c.Voters[2].Kind = core.KindDisk },
-		"weight":      func(c *quorum.Config) { c.Voters[2].Weight = new(int); *c.Voters[2].Weight = -1 },
-		"path":        func(c *quorum.Config) { c.Voters[2].Kind = core.KindShare },
-		"share":       func(c *quorum.Config) { c.Model = core.NodeAndShareMajority },
-		"renew":       func(c *quorum.Config) { c.Timing.Renew = c.Timing.G },
+		"cluster":    func(c *quorum.Config) { c.Cluster = "no name" },
+		"role":       func(c *quorum.Config) { c.Role = "" },
+		"index":      func(c *quorum.Config) { c.Index = 0 },
+		"dir":        func(c *quorum.Config) { c.Dir = "" },
+		"once":       func(c *quorum.Config) { c.Voters = append(c.Voters, node("a")) },
+		"hosts more": func(c *quorum.Config) { c.Voters[1].Site = "a" },
+		"kind":       func(c *quorum.Config) { c.Voters[2].Kind = "" },
+		"disk v-c":   func(c *quorum.Config) { c.Voters[2].Kind = core.KindDisk },
+		"weight":     func(c *quorum.Config) { c.Voters[2].Weight = new(int); *c.Voters[2].Weight = -1 },
+		"path":       func(c *quorum.Config) { c.Voters[2].Kind = core.KindShare },
+		"share":      func(c *quorum.Config) { c.Model = core.NodeAndShareMajority },
+		"renew":      func(c *quorum.Config) { c.Timing.Renew = c.Timing.G },
 	} {
 		bad := good
 		bad.Voters = append([]quorum.Voter(nil), good.Voters...)

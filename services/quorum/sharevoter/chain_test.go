@@ -4,13 +4,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
+	"github.com/holdfast-dr/holdfast/services/quorum/passivetest"
 	"github.com/holdfast-dr/holdfast/services/quorum/sharevoter"
 )
 
@@ -23,52 +21,18 @@ func open(t *testing.T, share string) *sharevoter.Chain {
 	return c
 }
 
-func record(hb uint64) core.Record {
-	return core.Record{Promised: domain.NewEpoch(0, 1, 1), VHolder: "a", G: time.Second, HB: hb}
-}
-
-func TestOfManyRacingClientsOneWins(t *testing.T) {
+func TestAShareIsAPassiveVoter(t *testing.T) {
 	share := t.TempDir()
-	for round, clients := range []int{1000, 100, 100} {
-		expect := uint64(round)
-		var won, lost atomic.Int32
-		var winner atomic.Uint64
-		var wg sync.WaitGroup
-		start := make(chan struct{})
-		for i := range clients {
-			c := open(t, share)
-			wg.Go(func() {
-				<-start
-				switch how, err := c.Swap(expect, record(uint64(i))); {
-				case err != nil:
-					t.Errorf("client %d: %v", i, err)
-				case how == core.SwapWon:
-					won.Add(1)
-					winner.Store(uint64(i))
-				case how == core.SwapLost:
-					lost.Add(1)
-				}
-			})
+	passivetest.Run(t, 1000, func(t *testing.T, cluster string, group domain.GroupID) passivetest.Records {
+		c, err := sharevoter.Open(share, cluster, group)
+		if err != nil {
+			t.Fatal(err)
 		}
-		close(start)
-		wg.Wait()
-		if won.Load() != 1 || int(lost.Load()) != clients-1 {
-			t.Fatalf("version %d: %d won, %d lost of %d", expect+1, won.Load(), lost.Load(), clients)
-		}
-		if version, rec, err := open(t, share).Read(); err != nil || version != expect+1 || rec.HB != winner.Load() {
-			t.Fatalf("reads version %d of client %d, %v; client %d won version %d", version, rec.HB, err, winner.Load(), expect+1)
-		}
-	}
-	left, err := filepath.Glob(filepath.Join(share, "test", "erp", ".temp-*"))
+		return c
+	})
+	left, err := filepath.Glob(filepath.Join(share, "*", "*", ".temp-*"))
 	if err != nil || len(left) != 0 {
 		t.Errorf("temporary files left: %v, %v", left, err)
-	}
-}
-
-func TestNothingWrittenReadsAsVersionZero(t *testing.T) {
-	version, rec, err := open(t, t.TempDir()).Read()
-	if err != nil || version != 0 || rec.Promised != 0 {
-		t.Errorf("version %d, %+v, %v", version, rec, err)
 	}
 }
 
@@ -77,7 +41,7 @@ func TestAChainIsPrunedAndASlowClientStillLoses(t *testing.T) {
 	c := open(t, share)
 	const last = 4 * sharevoter.Keep
 	for v := range uint64(last) {
-		if how, err := c.Swap(v, record(v)); how != core.SwapWon || err != nil {
+		if how, err := c.Swap(v, passivetest.Record(v)); how != core.SwapWon || err != nil {
 			t.Fatalf("version %d: %v, %v", v+1, how, err)
 		}
 	}
@@ -86,7 +50,7 @@ func TestAChainIsPrunedAndASlowClientStillLoses(t *testing.T) {
 		t.Errorf("%d versions are kept, %v", len(files), err)
 	}
 	for _, expect := range []uint64{0, 1, sharevoter.Keep, last - 1} {
-		if how, err := c.Swap(expect, record(999)); how != core.SwapLost || err != nil {
+		if how, err := c.Swap(expect, passivetest.Record(999)); how != core.SwapLost || err != nil {
 			t.Errorf("a client %d versions behind: %v, %v", last-expect, how, err)
 		}
 	}
@@ -98,7 +62,7 @@ func TestAChainIsPrunedAndASlowClientStillLoses(t *testing.T) {
 func TestACorruptVersionIsAnError(t *testing.T) {
 	share := t.TempDir()
 	c := open(t, share)
-	if how, err := c.Swap(0, record(1)); how != core.SwapWon {
+	if how, err := c.Swap(0, passivetest.Record(1)); how != core.SwapWon {
 		t.Fatal(how, err)
 	}
 	files, _ := filepath.Glob(filepath.Join(share, "test", "erp", "v*"))
@@ -116,12 +80,7 @@ func TestAShareThatIsGoneIsUnavailable(t *testing.T) {
 	if err := os.RemoveAll(share); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := c.Read(); !errors.Is(err, domain.ErrUnavailable) {
-		t.Errorf("read: %v", err)
-	}
-	if how, err := c.Swap(0, record(1)); how != core.SwapUnknown || !errors.Is(err, domain.ErrUnavailable) {
-		t.Errorf("swap: %v, %v", how, err)
-	}
+	passivetest.Unavailable(t, c)
 }
 
 func TestConformProbesAndLeavesNothing(t *testing.T) {

@@ -35,8 +35,11 @@ func quorumConfig(cfg config.Config) quorum.Config {
 	}
 	for _, v := range plan.Voters {
 		vote := quorum.Voter{Member: v.Member, Site: v.Site}
-		if v.Kind == core.KindShare {
+		switch v.Kind {
+		case core.KindShare:
 			vote.Path = cfg.Quorum.Share
+		case core.KindDisk:
+			vote.Path = cfg.Quorum.Disk
 		}
 		qc.Voters = append(qc.Voters, vote)
 	}

@@ -1,0 +1,22 @@
+// Package diskvoter keeps passive voters' records on a small LUN of any iSCSI target that has COMPARE AND WRITE (SBC-4 section
+// 5.3), which is the compare-and-swap. The LUN is for votes alone and must not be replicated.
+//
+//	0        label    one block: this is a voting disk
+//	4 KiB    scratch  one block: probes swap here
+//	8 KiB    slots    one block at each multiple of 4 KiB: a group's record, the first free one from its hash on
+//
+// A record is one logical block, since one block is what every target compares and writes as a whole:
+//
+//	magic 8 | version u64 | CRC-32C u32 | content length u16 | key length u8 | 0 | key | content, DEFLATE with a dictionary
+//
+// Numbers are little-endian, the CRC is over the block with the field zero, what follows the content is zero. The key is the
+// cluster's name, a zero byte, the group's name. A slot is never given back, so whoever looks from the hash on finds a
+// group's slot before the first free one. Versions grow by one with each swap: an old expectation never matches again.
+//
+// A swap is followed by SYNCHRONIZE CACHE before it counts as won. One whose answer was lost, or whose flush failed, may have
+// landed, which the next read shows.
+//
+// Failure cases: a LUN whose first 64 KiB are neither empty nor labelled is somebody's data and is refused; a damaged slot is an
+// error, and the voter does not vote until it is mended; a target without COMPARE AND WRITE (Debian's tgt) is refused by name. An
+// older copy of the LUN put back in its place is not noticed: do not snapshot it.
+package diskvoter
