@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,15 +26,14 @@ type threeSites struct {
 	t     *testing.T
 	files map[string]string
 	stop  map[string]func()
+	ended chan error // of a site that ended by itself
 }
 
 func startThreeSites(t *testing.T) *threeSites {
 	t.Helper()
-	s := &threeSites{t: t, files: map[string]string{}, stop: map[string]func(){}}
-	swap := []string{"hold_down: 30s", "hold_down: 1s", "port: 8080", "port: " + freePort(t)}
-	for _, p := range []string{"4222", "4223", "4224", "3260", "3261", "5301", "5302", "7101", "7102", "7201", "7202"} {
-		swap = append(swap, "127.0.0.1:"+p, "127.0.0.1:"+freePort(t))
-	}
+	s := &threeSites{t: t, files: map[string]string{}, stop: map[string]func(){}, ended: make(chan error, 3)}
+	base := fmt.Sprintf("127.%d.%d", 20+rand.IntN(200), rand.IntN(256)) // a loopback network of its own: no port is anybody else's
+	swap := []string{"hold_down: 30s", "hold_down: 1s", "127.0.0.1:", base + ".1:", "127.0.11.10", base + ".11", "127.0.12.10", base + ".12"}
 	for _, id := range []string{"a", "b", "w"} {
 		sample, err := os.ReadFile("../../deploy/examples/site-" + id + ".yaml")
 		if err != nil {
@@ -49,17 +48,6 @@ func startThreeSites(t *testing.T) *threeSites {
 	return s
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
-}
-
 func (s *threeSites) start(id string) {
 	s.t.Helper()
 	cfg, err := config.Load(s.files[id])
@@ -68,7 +56,13 @@ func (s *threeSites) start(id string) {
 	}
 	ctx, cancel := context.WithCancel(s.t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- site.Run(ctx, cfg, site.Options{Logger: slog.New(slog.DiscardHandler)}) }()
+	go func() {
+		err := site.Run(ctx, cfg, site.Options{Logger: slog.New(slog.DiscardHandler)})
+		if ctx.Err() == nil {
+			s.ended <- fmt.Errorf("site %s ended by itself: %w", id, err)
+		}
+		ended <- err
+	}()
 	s.stop[id] = func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -91,7 +85,11 @@ func (s *threeSites) until(what string, enough func(outcome) bool, args ...strin
 		if time.Now().After(deadline) {
 			s.t.Fatalf("%s did not come: exit %d, %v\n%s", what, o.code, o.err, o.stdout)
 		}
-		time.Sleep(200 * time.Millisecond)
+		select {
+		case err := <-s.ended:
+			s.t.Fatal(err)
+		case <-time.After(200 * time.Millisecond):
+		}
 	}
 }
 
