@@ -167,6 +167,9 @@ func (v *groupView) print(cmd *cobra.Command) error {
 			fmt.Fprintf(w, "\tstopped: %s\n", c.Error)
 		}
 		printHeld(w, c)
+		if c.DamageFound > 0 {
+			fmt.Fprintf(w, "\tdamage found\t%d times, nothing of it was used; last: %s\n", c.DamageFound, c.DamageLast)
+		}
 		if c.PolicyError != "" {
 			fmt.Fprintf(w, "\tchanged definition not carried out: %s\n", c.PolicyError)
 		}

@@ -139,7 +139,11 @@ type GroupStatus struct {
 	Policy      PolicyVersion `json:"policy,omitzero"`
 	PolicyError string        `json:"policy_error,omitempty"`
 	Held        []Held        `json:"held,omitempty"` // what writing waits for; nothing is lost meanwhile
-	Error       string        `json:"error,omitempty"`
+	// DamageFound is how often, since the copy was opened, something kept or received here was not what was written; DamageLast
+	// names it. Nothing of it was used.
+	DamageFound uint64 `json:"damage_found,omitempty"`
+	DamageLast  string `json:"damage_last,omitempty"`
+	Error       string `json:"error,omitempty"`
 }
 
 // Held is a reason for which what a copy is to write waits. It goes on by itself.

@@ -89,6 +89,7 @@ func groups() []Definition {
 			says{"target_overflowed", "The journal let go of writes that a target lacks: it needs a resync. The blocks are noted, or there was no room for that."},
 			says{"held", "What the copy is to write waits for room on the disk, for room in the journal, or for a synchronous target; the detail says which, and why. It goes on by itself."},
 			says{"resumed", "What waited goes on; the detail says for how long it did."},
+			says{"damage_found", "Something that the copy keeps or received is not what was written; the detail names it. Nothing of it was used: it is sent or read again from elsewhere."},
 			says{"copy_failed", "The copy stopped for good: a disk failed, or an invariant is broken. The detail says which; others go on."},
 			says{"target_streaming", "A target has everything and receives each write as it happens."},
 			says{"target_ended", "The policy wants nothing more sent to a target; the detail says what becomes of its copy."},

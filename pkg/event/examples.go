@@ -132,6 +132,8 @@ func exampleReplica(fact string) ReplicaChanged {
 		r.Detail = "disk: apply LSN 1043: no space left on device"
 	case "resumed":
 		r.Detail = "disk: after 42.2s"
+	case "damage_found":
+		r.Detail = "frame from the pipe of epoch 0.2.1 refused, it is sent again: bad frame: payload CRC of entry 3"
 	case "copy_failed":
 		r.Detail = "apply to the volumes: input/output error"
 	case "resync_started", "resync_completed", "resync_progressed":

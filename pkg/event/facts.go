@@ -178,7 +178,7 @@ func (InSyncChanged) Key() (string, string) { return "group", "in_sync_changed" 
 func (f InSyncChanged) Of() string { return string(f.Group) }
 
 // ReplicaChanged follows a group's copy at a site: "promoted", "demoted", "fenced", "serving_stopped",
-// "target_lost", "target_stalled", "target_overflowed", "target_streaming", "target_ended", "held", "resumed", "copy_failed",
+// "target_lost", "target_stalled", "target_overflowed", "target_streaming", "target_ended", "held", "resumed", "copy_failed", "damage_found",
 // "policy_adopted", "volume_added", "volume_removed", "resync_started", "resync_progressed", "resync_completed", "checkpoint_created",
 // "checkpoint_failed", "checkpoint_opened", "checkpoint_closed", "rolled_back", "checkpoints_ended", "checkpoints_lost".
 type ReplicaChanged struct {

@@ -41,6 +41,7 @@ const (
 	GroupWrites      = "holdfast_group_writes_per_second"
 	GroupRewritten   = "holdfast_group_rewritten_ratio"
 	GroupHeld        = "holdfast_group_held"
+	GroupDamage      = "holdfast_group_damage_found"
 	JournalUsed      = "holdfast_journal_used_bytes"
 	JournalSize      = "holdfast_journal_size_bytes"
 	JournalFill      = "holdfast_journal_fill_ratio"
@@ -140,6 +141,7 @@ func replicatorMetrics() []Metric {
 		gauge(GroupWrites, []string{"group", "stat"}, "Changes that the group made a second over the last hour: mean, p50, p95, p99 and max. Told by the primary."),
 		gauge(GroupRewritten, group, "Part of the written blocks that had been written in the same minute already, over the last week, about. Told by the primary."),
 		gauge(GroupHeld, []string{"group", "reason"}, "1 while what the copy is to write waits: for room on the disk (disk), for room in the ring (journal), or, at a primary, for a synchronous target that does not answer (target)."),
+		gauge(GroupDamage, group, "Times, since the copy was opened, that something kept or received here was not what was written. Nothing of it was used."),
 		gauge(JournalUsed, group, "Bytes of the journal that are in use."),
 		gauge(JournalSize, group, "Size of the journal."),
 		gauge(JournalFill, group, "Part of the journal that is in use, 0 to 1."),

@@ -63,7 +63,7 @@ func (s *service) tellMetrics(m *telemetry.Metrics) {
 		telemetry.JournalUsed, telemetry.JournalSize, telemetry.JournalFill, telemetry.ReplicationRPO, telemetry.ReplicationRPOTarget, telemetry.ReplicationLagSeconds,
 		telemetry.ReplicationLagBytes, telemetry.ReplicationInSync, telemetry.ReplicationState, telemetry.ReplicationResyncSent, telemetry.ReplicationResyncWhole,
 		telemetry.ISCSISessions, telemetry.GroupWriteBytes, telemetry.GroupWrites, telemetry.GroupRewritten,
-		telemetry.ReplicationLossWrites, telemetry.ReplicationLossBytes, telemetry.TakeoverLossWrites, telemetry.TakeoverLossBytes, telemetry.TakeoverLossSeconds, telemetry.GroupHeld,
+		telemetry.ReplicationLossWrites, telemetry.ReplicationLossBytes, telemetry.TakeoverLossWrites, telemetry.TakeoverLossBytes, telemetry.TakeoverLossSeconds, telemetry.GroupHeld, telemetry.GroupDamage,
 		telemetry.ReplicationBreaks, telemetry.Checkpoints, telemetry.CheckpointBytes, telemetry.CheckpointOldest, telemetry.CheckpointNewest,
 		telemetry.VerifyRunning, telemetry.VerifyAge, telemetry.VerifyDiffer, telemetry.VerifyHealed}, func(set telemetry.Set) {
 		sessions := map[string]int{}
@@ -145,6 +145,7 @@ func measureGroup(set telemetry.Set, st api.GroupStatus) {
 		kept += q.Writes
 	}
 	set(telemetry.GroupQuarantined, float64(kept), g)
+	set(telemetry.GroupDamage, float64(st.DamageFound), g)
 	for _, reason := range api.HeldReasons() {
 		held := slices.ContainsFunc(st.Held, func(h api.Held) bool { return h.Reason == reason })
 		set(telemetry.GroupHeld, telemetry.Bool(held), g, reason)

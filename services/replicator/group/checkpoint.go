@@ -1,12 +1,14 @@
 package group
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/extent"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 )
 
@@ -57,29 +59,37 @@ func (s *store) overflow(site domain.SiteID, t *track, upto domain.LSN) error {
 	if upto <= d.upto {
 		return nil
 	}
-	if err := s.markFrames(d.set, d.upto, upto); err != nil {
-		return fmt.Errorf("overflow of target %s: %w", site, err)
+	err := s.markFrames(d.set, d.upto, upto)
+	if t.fresh != nil && upto > t.cut && err == nil {
+		err = s.markFrames(t.fresh, max(t.cut, d.upto), upto)
 	}
-	if t.fresh != nil && upto > t.cut {
-		if err := s.markFrames(t.fresh, max(t.cut, d.upto), upto); err != nil {
-			return fmt.Errorf("overflow of target %s: %w", site, err)
-		}
+	if err == nil {
+		d.upto = upto
+		err = s.saveBitmap(site, d)
 	}
-	d.upto = upto
-	err := s.saveBitmap(site, d)
-	if vfs.IsFull(err) {
-		// Nobody waits for room: without a bitmap nothing tells what the target lacks, and its resync compares everything.
-		if s.untracked != nil {
-			s.untracked(site, upto, err)
-		}
-		d, err = nil, s.dropBitmap(site)
-		t.floor = upto
+	if vfs.IsFull(err) || errors.Is(err, journal.ErrCorrupt) {
+		err = s.giveUpTrack(site, t, upto, err)
+		d = nil
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("overflow of target %s: %w", site, err)
 	}
 	t.dirty = d
 	return nil
+}
+
+// giveUpTrack forgets what a site lacks up to an LSN, because there is no room to note it, or the ring is damaged where it says so.
+// Nobody waits for that: without a bitmap nothing tells what the target lacks, and its resync compares everything; one that is
+// under way sends everything. Under the track's mu.
+func (s *store) giveUpTrack(site domain.SiteID, t *track, upto domain.LSN, why error) error {
+	if s.untracked != nil {
+		s.untracked(site, upto, why)
+	}
+	t.floor = upto
+	if t.fresh != nil {
+		t.fresh.MarkAll()
+	}
+	return s.dropBitmap(site)
 }
 
 // settled says that the target's journal holds everything up to lsn: nothing before it is owed.

@@ -56,6 +56,7 @@ type Group struct {
 	readers     map[domain.LSN]*reader  // checkpoints that are being read piece by piece
 
 	holds    holds
+	damage   damage
 	verifies map[domain.SiteID]*verify // the last one with each target
 	verified verified
 }
@@ -304,6 +305,7 @@ func (g *Group) Status() api.GroupStatus {
 		out.Error = err.Error()
 	}
 	out.Verify, out.Held = g.verifyStatus(), g.held()
+	out.DamageFound, out.DamageLast = g.damaged()
 	if s != nil && s.gate.open() {
 		out.Role, out.Serving, out.Epoch, out.Disks = domain.RolePrimary, len(reply.Disks) > 0, s.epoch, reply.Disks
 		out.RPOTarget = g.store.policy().RPO.Seconds()

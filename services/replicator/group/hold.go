@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 )
 
@@ -99,9 +101,47 @@ func (g *Group) failUnlessFull(err error) error {
 	return err
 }
 
-// untracked tells that the ring let go of what a site lacks, and that there was no room to note which blocks that is.
+// untracked tells that the ring let go of what a site lacks, and that which blocks that is could not be noted.
 func (g *Group) untracked(site domain.SiteID, upto domain.LSN, why error) {
-	detail := "there was no room to note which blocks it lacks: its next resync compares everything"
-	g.log.Error("target overflowed", "target", string(site), "lsn", uint64(upto), "detail", detail, "error", why)
+	if errors.Is(why, journal.ErrCorrupt) {
+		g.damageFound(why)
+	}
+	detail := fmt.Sprintf("which blocks it lacks could not be noted (%v): its next resync compares everything", why)
+	g.log.Error("target overflowed", "target", string(site), "lsn", uint64(upto), "detail", detail)
 	g.publish(g.ctx, "target_overflowed", g.store.fence(), upto, site, detail)
+}
+
+// damage is what was found damaged since the copy was opened.
+type damage struct {
+	mu    sync.Mutex
+	count uint64
+	last  string
+	told  time.Time
+}
+
+// damageFound keeps, and tells every now and then, that something kept here or received here is not what was written. Nothing of
+// it was used.
+func (g *Group) damageFound(err error) {
+	var c *journal.CorruptError
+	if errors.As(err, &c) { // its mend is for a copy that cannot be opened
+		err = fmt.Errorf("journal %s corrupt at offset %d, frame %d: %s: what it holds is sent from the volumes", c.Path, c.Offset, c.Number, c.Reason)
+	}
+	d := &g.damage
+	d.mu.Lock()
+	d.count++
+	tell := d.last != err.Error() || time.Since(d.told) >= g.cfg.Timing.Progress
+	if d.last = err.Error(); tell {
+		d.told = time.Now()
+	}
+	d.mu.Unlock()
+	if tell {
+		g.log.Error("damage found", "error", err)
+		g.publish(g.ctx, "damage_found", g.store.fence(), g.store.last(), "", err.Error())
+	}
+}
+
+func (g *Group) damaged() (count uint64, last string) {
+	g.damage.mu.Lock()
+	defer g.damage.mu.Unlock()
+	return g.damage.count, g.damage.last
 }

@@ -152,7 +152,7 @@ func (r *receiver) takeFrom(ctx context.Context, message []byte, came func(*jour
 		}
 	}
 	if err != nil {
-		r.g.log.Warn("frame refused", "epoch", r.epoch.String(), "error", err)
+		r.g.damageFound(fmt.Errorf("frame from the pipe of epoch %s refused, it is sent again: %w", r.epoch, err))
 	}
 	if missing := r.st.last() + 1; resend {
 		if r.gapSaid == missing {

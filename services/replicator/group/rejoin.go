@@ -285,10 +285,11 @@ func (g *Group) ResyncData(b []byte) error {
 	if st == nil || st.epoch != epoch || st.session != session {
 		return fmt.Errorf("resync group %s: no such stage: %w", g.id, domain.ErrConflict)
 	}
-	if raw, err = unpackRecord(raw); err != nil {
-		return err
+	if raw, err = unpackRecord(raw); err == nil {
+		_, err = parseRecord(raw, st.sizes)
 	}
-	if _, err := parseRecord(raw, st.sizes); err != nil {
+	if err != nil {
+		g.damageFound(err)
 		return err
 	}
 	if err := g.cfg.failpoint("stage data"); err != nil {

@@ -53,6 +53,7 @@ type sender struct {
 	breaks     uint64    // times that the stream broke off in this session
 	toldBreaks uint64    // of these, when the last was told
 	toldAt     time.Time // when
+	damaged    bool      // a frame that it needs is damaged in the ring
 	noted      bool      // the ring let go of what it lacks, and that was told
 	moved      time.Time // when its position last grew
 	heard      time.Time // when it last told its position
@@ -280,7 +281,10 @@ func (t *sender) rejoin(ctx context.Context) (_ api.RejoinReply, err error) {
 // needsResync reports whether frames from the ring cannot do.
 func (t *sender) needsResync(r api.RejoinReply) bool {
 	st := t.s.st.j.State()
-	return r.Resync || r.Full || r.LSN+1 < st.TailLSN
+	t.mu.Lock()
+	damaged := t.damaged
+	t.mu.Unlock()
+	return r.Resync || r.Full || r.LSN+1 < st.TailLSN || damaged
 }
 
 // stillInSync takes a target out of the in-sync set whose copy is lost, diverged, too old for the ring, or less than it had

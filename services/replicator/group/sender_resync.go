@@ -69,7 +69,7 @@ func (t *sender) resync(ctx context.Context, r api.RejoinReply) (err error) {
 		return fmt.Errorf("resync target %s: %w", t.site, err)
 	}
 	t.mu.Lock()
-	t.committing = true
+	t.committing, t.damaged = true, false
 	t.pass.enter(api.ResyncInstalling, 0)
 	t.mu.Unlock()
 	return nil
@@ -111,6 +111,10 @@ func (t *sender) toSend(r api.RejoinReply) (*extent.Set, domain.LSN, error) {
 		set.Union(d)
 	}
 	ours, known, err := st.writtenSince(r.LSN, []*dirtyMap{t.track.dirty})
+	if errors.Is(err, journal.ErrCorrupt) {
+		t.s.g.damageFound(err)
+		return full, cut, nil
+	}
 	if err != nil {
 		return nil, 0, err
 	}

@@ -319,6 +319,13 @@ func (t *sender) frames(cursor domain.LSN) ([]windowFrame, error) {
 		if errors.Is(err, journal.ErrNotRetained) {
 			return nil, fmt.Errorf("target %s lags behind the ring: %w: %w", t.site, errRejoin, err)
 		}
+		if errors.Is(err, journal.ErrCorrupt) { // the volumes have what it says: blocks must do
+			t.s.g.damageFound(err)
+			t.mu.Lock()
+			t.damaged = true
+			t.mu.Unlock()
+			return nil, fmt.Errorf("target %s needs a damaged frame: %w: %w", t.site, errRejoin, err)
+		}
 		return nil, err
 	}
 	var out []windowFrame

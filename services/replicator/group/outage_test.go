@@ -1,0 +1,173 @@
+package group
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/target"
+)
+
+// guestLoad is one write after the other from each of a few threads, at a pace, over two volumes: mostly in a hot eighth of
+// each, as file systems and databases do.
+type guestLoad struct {
+	wg   sync.WaitGroup
+	stop chan struct{}
+	err  atomic.Pointer[error]
+
+	mu   sync.Mutex
+	took []time.Duration
+}
+
+// run begins. pause is between two writes of a thread; seed chooses what is written where.
+func (n *node) run(threads int, pause time.Duration, seed uint64) *guestLoad {
+	l := &guestLoad{stop: make(chan struct{})}
+	units := []target.Unit{n.unit(0), n.unit(1)}
+	for thread := range threads {
+		rng := rand.New(rand.NewPCG(seed, uint64(thread)))
+		l.wg.Go(func() {
+			for number := uint64(1); ; number++ {
+				span := int64(volumeBytes)
+				if rng.IntN(10) > 0 {
+					span /= 8
+				}
+				size := int64(4096) << rng.IntN(4)
+				data := bytes.Repeat(block(number<<8|uint64(thread)), int(size/4096))
+				begin := time.Now()
+				done := submit(units[rng.IntN(2)], &target.Command{Op: target.OpWrite, Off: rng.Int64N((span-size)/4096) * 4096, Len: size, Data: data})
+				select {
+				case err := <-done:
+					if err != nil {
+						l.err.CompareAndSwap(nil, &err)
+						return
+					}
+				case <-l.stop:
+					<-done
+					return
+				}
+				l.mu.Lock()
+				l.took = append(l.took, time.Since(begin))
+				l.mu.Unlock()
+				select {
+				case <-time.After(pause):
+				case <-l.stop:
+					return
+				}
+			}
+		})
+	}
+	return l
+}
+
+// slice gives how long the writes took since the last slice, sorted.
+func (l *guestLoad) slice() []time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := l.took
+	l.took = nil
+	slices.Sort(out)
+	return out
+}
+
+func (l *guestLoad) end(t *testing.T) {
+	t.Helper()
+	close(l.stop)
+	l.wg.Wait()
+	if err := l.err.Load(); err != nil {
+		t.Fatalf("a write failed: %v", *err)
+	}
+}
+
+// differing is how many bytes of two copies' volumes are not alike, in blocks.
+func (c *cluster) differing(a, b domain.SiteID) (n uint64) {
+	for v := range c.def.Volumes {
+		x, y := c.nodes[a].image(v), c.nodes[b].image(v)
+		for off := 0; off < len(x); off += 4096 {
+			if !bytes.Equal(x[off:off+4096], y[off:off+4096]) {
+				n += 4096
+			}
+		}
+	}
+	return n
+}
+
+// An hour's outage in fast time: the ring holds a small part of what is written while the target is gone, and writes go on
+// through all of it, the resync included.
+func TestAfterALongOutageATargetCatchesUpByWhatDiffersWhileWritesGoOn(t *testing.T) {
+	slow(t)
+	c := newCluster(t, domain.ModeAsync)
+	c.boot("a", "b")
+	c.promote("a", 257)
+	a := c.nodes["a"]
+	fill(a)
+	c.follows("a", "b")
+	load := a.run(4, time.Millisecond, 1)
+	c.kill("b")
+	away := a.g.Status().WrittenFrameBytes
+	eventually(t, "three times the ring is written", func() bool {
+		return a.g.Status().WrittenFrameBytes-away > 48<<20 || load.err.Load() != nil
+	})
+	if c.target("a", "b").State != api.TargetOverflow && !a.facts.has("target_overflowed") {
+		t.Fatal("the outage did not overflow the ring")
+	}
+	differ, before := c.differing("a", "b"), a.g.Status().WrittenFrameBytes
+	sent := c.target("a", "b").SentBytes
+	c.boot("b")
+	eventually(t, "b catches up under writes", func() bool { return a.facts.has("resync_completed") && c.target("a", "b").State == api.TargetStreaming })
+	load.end(t)
+	c.follows("a", "b")
+	c.same("a", "b")
+	ts, fresh := c.target("a", "b"), a.g.Status().WrittenFrameBytes-before
+	if got := ts.ResyncBytes + ts.SentBytes - sent; float64(got) > 1.1*float64(differ+fresh) {
+		t.Fatalf("%d bytes were sent (%d of them by the resync); %d differed, %d were written meanwhile", got, ts.ResyncBytes, differ, fresh)
+	} else {
+		t.Logf("%d bytes were sent (%d of them by the resync); %d differed, %d were written meanwhile", got, ts.ResyncBytes, differ, fresh)
+	}
+}
+
+// TestOutageLatencies prints how long an initiator's writes take before, in and after an outage of an asynchronous target that
+// overflows the ring. It asserts nothing: bench/outage quotes the ratio. HOLDFAST_OUTAGE_SECONDS is how long each part takes.
+func TestOutageLatencies(t *testing.T) {
+	text := os.Getenv("HOLDFAST_OUTAGE_SECONDS")
+	if text == "" {
+		t.Skip("SKIPPED: figures only, run bench/outage")
+	}
+	seconds, err := strconv.Atoi(text)
+	if err != nil || seconds < 1 {
+		t.Fatalf("HOLDFAST_OUTAGE_SECONDS=%q: want a number above 0", text)
+	}
+	c := newCluster(t, domain.ModeAsync)
+	c.boot("a", "b")
+	c.promote("a", 257)
+	a := c.nodes["a"]
+	fill(a)
+	c.follows("a", "b")
+	load := a.run(4, time.Millisecond, 1)
+	part := func(name string) {
+		load.slice()
+		time.Sleep(time.Duration(seconds) * time.Second)
+		took := load.slice()
+		st := c.target("a", "b")
+		fmt.Printf("{\"part\": %q, \"writes\": %d, \"p50_us\": %d, \"p99_us\": %d, \"target\": %q}\n", name, len(took), took[len(took)/2].Microseconds(), took[len(took)*99/100].Microseconds(), st.State)
+	}
+	part("warm up")
+	part("before")
+	c.kill("b")
+	part("outage, into the ring")
+	eventually(t, "the ring lets go", func() bool { return a.facts.has("target_overflowed") })
+	part("outage, past the ring")
+	c.boot("b")
+	part("resync")
+	eventually(t, "b streams", func() bool { return c.target("a", "b").State == api.TargetStreaming })
+	part("after")
+	load.end(t)
+}
