@@ -3,6 +3,11 @@ package group
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -16,15 +21,24 @@ import (
 // primary.
 //
 // A position counts when it was told under the epoch that is followed here: then both copies are prefixes of one primary's
-// order, and the other holds all that this one has up to it. What is not heard is taken for not there.
+// order, and the other holds all that this one has up to it. What is not heard is taken for not there. Positions are kept in a
+// file beside the journal, so that a site which is away while this one is started again is owed no more than it lacks. The file
+// need not be durable, or right: a site that has less than it says tells so when it rejoins, and is compared.
 type peers struct {
 	g       *Group
 	epoch   domain.Epoch
 	primary domain.SiteID
 	ctx     context.Context //nolint:containedctx // the receiver's own life
 
-	mu sync.Mutex
-	of map[domain.SiteID]*peer
+	mu   sync.Mutex
+	of   map[domain.SiteID]*peer
+	kept keptPeers
+}
+
+// keptPeers is the file of positions.
+type keptPeers struct {
+	Epoch domain.Epoch                 `json:"epoch"`
+	LSN   map[domain.SiteID]domain.LSN `json:"lsn"`
 }
 
 type peer struct {
@@ -44,7 +58,43 @@ func newPeers(ctx context.Context, g *Group, epoch domain.Epoch, source []api.Li
 	if n := len(source); n > 0 {
 		p.primary = source[n-1].Site
 	}
+	p.load()
 	return p
+}
+
+func (p *peers) path() string { return filepath.Join(p.g.cfg.Dir, "peers.json") }
+
+// load reads what was kept under this epoch; a file that is not readable is none.
+func (p *peers) load() {
+	b, err := os.ReadFile(p.path())
+	if err == nil {
+		err = json.Unmarshal(b, &p.kept)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		p.g.log.Warn("positions of other targets not readable: what they may lack is kept", "error", err)
+	}
+	if err != nil || p.kept.Epoch != p.epoch || p.kept.LSN == nil {
+		p.kept = keptPeers{Epoch: p.epoch, LSN: map[domain.SiteID]domain.LSN{}}
+	}
+}
+
+// keep writes positions that have moved.
+func (p *peers) keep(at map[domain.SiteID]domain.LSN) {
+	if maps.Equal(at, p.kept.LSN) {
+		return
+	}
+	b, err := json.Marshal(keptPeers{Epoch: p.epoch, LSN: at})
+	if err == nil {
+		err = os.WriteFile(p.path()+".tmp", b, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(p.path()+".tmp", p.path())
+	}
+	if err != nil {
+		p.g.log.Debug("positions of other targets not kept", "error", err)
+		return
+	}
+	p.kept.LSN = at
 }
 
 // owed brings the peers to the policy as it is now, and gives what each is owed. One goroutine of the receiver calls it.
@@ -65,6 +115,7 @@ func (p *peers) owed() ([]owed, error) {
 		}
 	}
 	var out []owed
+	at := map[domain.SiteID]domain.LSN{}
 	for site, o := range p.of {
 		if !wanted[site] {
 			o.cancel()
@@ -76,12 +127,14 @@ func (p *peers) owed() ([]owed, error) {
 		}
 		lsn, moved := o.position()
 		lsn = min(lsn, st.last())
+		at[site] = lsn
 		o.track.advance(lsn)
 		if err := st.repaid(site, o.track, lsn); err != nil {
 			return nil, err
 		}
 		out = append(out, owed{site: site, track: o.track, waits: time.Since(moved) < keptWaiting})
 	}
+	p.keep(at)
 	return out, nil
 }
 
@@ -92,7 +145,7 @@ func (p *peers) meet(site domain.SiteID) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
-	o := &peer{track: tr, cancel: cancel, lsn: p.g.lastHeard(site, p.epoch)}
+	o := &peer{track: tr, cancel: cancel, lsn: max(p.g.lastHeard(site, p.epoch), p.kept.LSN[site])}
 	p.of[site] = o
 	conn, err := p.g.cfg.Mesh.Conn(site)
 	if err == nil {

@@ -1,6 +1,9 @@
 package group
 
 import (
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -87,6 +90,42 @@ func homeAgain(c *cluster) {
 		if ts := c.target("a", site); ts.ResyncBytes != 0 {
 			c.t.Fatalf("%d bytes of blocks were sent to %s for a planned move", ts.ResyncBytes, site)
 		}
+	}
+}
+
+// What the near site knew of the far one outlives its restart, so that no more is noted than the far one lacks.
+func TestARestartOfTheNearSiteDoesNotForgetWhatTheFarOneHas(t *testing.T) {
+	slow(t)
+	c := newCluster(t, domain.ModeSync, domain.ModeAsync)
+	c.boot("a", "b", "c")
+	c.promote("a", 257)
+	a, b := c.nodes["a"], c.nodes["b"]
+	for i := range 20 { // a good part of the ring, all of which c has
+		a.chunk(1, int64(i), byte(i))
+	}
+	c.follows("a", "b")
+	c.follows("a", "c")
+	has := c.nodes["c"].g.Status().HeadLSN
+	eventually(t, "b has noted what c has", func() bool {
+		raw, err := os.ReadFile(filepath.Join(b.dir, "peers.json"))
+		var kept keptPeers
+		return err == nil && json.Unmarshal(raw, &kept) == nil && kept.Epoch == 257 && kept.LSN["c"] == has
+	})
+	c.kill("c")
+	c.kill("b")
+	c.boot("b")
+	c.follows("a", "b")
+	for i := range 96 { // over and over the same 1 MiB
+		a.chunk(0, int64(i%4), byte(i+100))
+	}
+	c.follows("a", "b")
+	c.kill("a")
+	c.promote("b", 514)
+	c.boot("c")
+	c.follows("b", "c")
+	c.same("b", "c")
+	if ts := c.target("b", "c"); float64(ts.SentBytes+ts.ResyncBytes) > 1.1*(1<<20) {
+		t.Fatalf("%d bytes were sent to the far site, it lacked 1 MiB", ts.SentBytes+ts.ResyncBytes)
 	}
 }
 
