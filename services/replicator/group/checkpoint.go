@@ -106,13 +106,13 @@ func (s *store) settled(site domain.SiteID, t *track, lsn domain.LSN) error {
 
 // repaid forgets the bitmap of a target whose position shows that it has everything the bitmap stands for.
 func (s *store) repaid(site domain.SiteID, t *track, lsn domain.LSN) error {
-	t.mu.Lock()
-	done := t.dirty != nil && t.fresh == nil && lsn >= t.dirty.upto
-	t.mu.Unlock()
-	if !done {
+	t.mu.Lock() // throughout: an overflow meanwhile would make the bitmap stand for more
+	defer t.mu.Unlock()
+	if t.dirty == nil || t.fresh != nil || lsn < t.dirty.upto {
 		return nil
 	}
-	return s.settled(site, t, lsn)
+	t.floor, t.dirty = lsn, nil
+	return s.dropBitmap(site)
 }
 
 // advance moves the floor with the target's position.
@@ -171,7 +171,23 @@ func (s *store) used() float64 {
 func (s *session) checkpoint(used float64, full bool) error {
 	s.changing.Lock() // no target comes or goes between what it lacks and what the ring lets go of
 	defer s.changing.Unlock()
+	s.letting.Lock()
+	defer s.letting.Unlock()
 	return s.st.release(s.owed(), used, full)
+}
+
+// goOnFrom says that the target's journal holds everything up to lsn, and goes on with frames from the ring; errRejoin when the ring
+// has let go of those since the target was asked.
+func (s *session) goOnFrom(t *sender, lsn domain.LSN) error {
+	if err := s.g.cfg.failpoint("settle"); err != nil {
+		return err
+	}
+	s.letting.Lock()
+	defer s.letting.Unlock()
+	if tail := s.st.j.State().TailLSN; lsn+1 < tail {
+		return fmt.Errorf("target %s is at LSN %d, the ring begins at %d by now: %w", t.site, lsn, tail, errRejoin)
+	}
+	return s.st.settled(t.site, t.track, lsn)
 }
 
 // isThere reports whether the target was heard lately, so that writers may be made to wait for it: one that only begins again

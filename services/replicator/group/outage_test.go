@@ -134,6 +134,35 @@ func TestAfterALongOutageATargetCatchesUpByWhatDiffersWhileWritesGoOn(t *testing
 	}
 }
 
+// The ring lets go of what a target needs in the very moment in which the target was found to need frames only.
+func TestTheRingMayLetGoWhileATargetRejoins(t *testing.T) {
+	c := newCluster(t, domain.ModeAsync)
+	c.boot("a", "b")
+	c.promote("a", 257)
+	a := c.nodes["a"]
+	a.write(0, 0, block(1))
+	c.follows("a", "b")
+	c.kill("b")
+	a.write(0, 4096, block(2)) // it lacks this, which the ring has
+	at := a.g.Status().HeadLSN
+	rejoined, goOn := make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(rejoined); <-goOn })
+	stop := func(place string) error {
+		if place == "settle" {
+			once()
+		}
+		return nil
+	}
+	a.fail.Store(&stop)
+	c.boot("b")
+	<-rejoined
+	fillRing(t, a, at)
+	close(goOn)
+	fillRing(t, a, a.g.Status().HeadLSN) // and it goes on doing so
+	c.follows("a", "b")
+	c.same("a", "b")
+}
+
 // TestOutageLatencies prints how long an initiator's writes take before, in and after an outage of an asynchronous target that
 // overflows the ring. It asserts nothing: bench/outage quotes the ratio. HOLDFAST_OUTAGE_SECONDS is how long each part takes.
 func TestOutageLatencies(t *testing.T) {

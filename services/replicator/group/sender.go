@@ -245,7 +245,7 @@ func (t *sender) connectAndStream(ctx context.Context) error {
 		return errCommitted
 	}
 	t.resyncDone(ctx, from)
-	if err := t.s.st.settled(t.site, t.track, from); err != nil {
+	if err := t.s.goOnFrom(t, from); err != nil {
 		return err
 	}
 	w, err := t.conn.OpenPipe(ctx, t.s.st.group.ID, t.s.epoch)

@@ -42,6 +42,7 @@ type session struct {
 	window     *window
 	senders    senders
 	changing   sync.Mutex // held while targets come and go, and while the ring lets go of what they have
+	letting    sync.Mutex // held while the ring lets go of frames, and while a target begins to need those that it has; after changing
 	register   *registrar
 	kickCkpt   chan struct{}
 
