@@ -29,6 +29,7 @@ type quorum struct {
 	holder domain.SiteID
 	epoch  domain.Epoch
 	inSync []domain.SiteID
+	left   time.Duration // of a lease; 0: 5 s
 }
 
 func (q *quorum) grant(site domain.SiteID, e domain.Epoch) []domain.SiteID {
@@ -43,7 +44,7 @@ func (q *quorum) endpoints(site domain.SiteID) map[string]bus.Endpoint {
 		api.VerbLease: bus.Answer(func(_ context.Context, r api.LeaseRequest) (api.Lease, error) {
 			q.mu.Lock()
 			defer q.mu.Unlock()
-			return api.Lease{Group: r.Group, Held: q.holder == site && r.Epoch == q.epoch, Epoch: q.epoch, Holder: q.holder, RemainingNs: int64(5 * time.Second)}, nil
+			return api.Lease{Group: r.Group, Held: q.holder == site && r.Epoch == q.epoch, Epoch: q.epoch, Holder: q.holder, RemainingNs: int64(max(q.left, 5*time.Second))}, nil
 		}),
 		api.VerbInSync: bus.Answer(func(_ context.Context, r api.InSyncRequest) (api.Register, error) {
 			q.mu.Lock()
