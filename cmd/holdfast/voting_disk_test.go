@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,15 +26,33 @@ import (
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
 )
 
-// lun is a LUN of our own target; wrap may make it worse than it is.
+// lun is an empty LUN of our own target; wrap may make it worse than it is.
 func lun(t *testing.T, wrap func(target.Unit) target.Unit) (url, file string) {
 	t.Helper()
-	const size = 16 << 20
 	file = filepath.Join(t.TempDir(), "votes.img")
-	if err := filevolume.Create(file, size); err != nil {
+	if err := os.WriteFile(file, make([]byte, 16<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	v, err := filevolume.Open(file, size, domain.DurabilityCached)
+	return serveFile(t, file, wrap), file
+}
+
+// serveLUN is a LUN that holds something.
+func serveLUN(t *testing.T, content []byte) (url string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "grown.img")
+	if err := os.WriteFile(file, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return serveFile(t, file, asItIs)
+}
+
+func serveFile(t *testing.T, file string, wrap func(target.Unit) target.Unit) (url string) {
+	t.Helper()
+	st, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := filevolume.Open(file, st.Size(), domain.DurabilityCached)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,14 +72,14 @@ func lun(t *testing.T, wrap func(target.Unit) target.Unit) (url, file string) {
 		_ = srv.Serve(ctx, ln)
 	}()
 	t.Cleanup(func() { cancel(); <-ended })
-	return "iscsi://" + ln.Addr().String() + "/iqn.2026-11.test:votes/0", file
+	return "iscsi://" + ln.Addr().String() + "/iqn.2026-11.test:votes/0"
 }
 
 func asItIs(u target.Unit) target.Unit { return u }
 
 func votingDisk(t *testing.T, url string) *diskvoter.Disk {
 	t.Helper()
-	d := diskvoter.New(t.Context(), url, initiator.Options{}, 20*time.Second)
+	d := diskvoter.New(t.Context(), url, filepath.Join(t.TempDir(), "pin"), initiator.Options{}, 20*time.Second)
 	t.Cleanup(func() { _ = d.Close() })
 	return d
 }
@@ -154,7 +173,7 @@ func (s sluggish) Submit(c *target.Command, done func(error)) {
 func TestASwapThatADiskIsTooSlowForMayHaveLanded(t *testing.T) {
 	slow := sluggish{hold: new(atomic.Bool), free: make(chan struct{})}
 	url, _ := lun(t, func(u target.Unit) target.Unit { slow.Unit = u; return slow })
-	hasty := diskvoter.New(t.Context(), url, initiator.Options{}, time.Second)
+	hasty := diskvoter.New(t.Context(), url, filepath.Join(t.TempDir(), "pin"), initiator.Options{}, 5*time.Second)
 	t.Cleanup(func() { _ = hasty.Close() })
 	s := slotOf(t, hasty, "test", "erp")
 	if _, _, err := s.Read(); err != nil {
@@ -175,13 +194,20 @@ func TestASwapThatADiskIsTooSlowForMayHaveLanded(t *testing.T) {
 }
 
 func TestALUNThatHoldsSomethingElseIsLeftAlone(t *testing.T) {
+	for _, at := range []int64{1024, 64 << 10, 900 << 10, 10 << 20} { // ext4's superblock, btrfs', and data where votes would stand
+		leftAlone(t, at)
+	}
+}
+
+func leftAlone(t *testing.T, at int64) {
+	t.Helper()
 	url, file := lun(t, asItIs)
 	data := bytes.Repeat([]byte("somebody's file system "), 100)
 	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteAt(data, 1024); err != nil { // where ext4 has its superblock
+	if _, err := f.WriteAt(data, at); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Close(); err != nil {
@@ -323,5 +349,43 @@ func TestWithoutItsDiskAndTheOtherSiteASiteHasNoMajority(t *testing.T) {
 	kill("b")
 	if l, err := campaign("a", 3*time.Second); !errors.Is(err, domain.ErrNoQuorum) {
 		t.Errorf("one vote of three: %+v, %v", l, err)
+	}
+}
+
+func TestAGroupsVoteStaysWhereItIsWhenTheLUNGrows(t *testing.T) {
+	url, file := lun(t, asItIs)
+	before := slotOf(t, votingDisk(t, url), "test", "erp")
+	if how, err := before.Swap(0, passivetest.Record(1)); how != core.SwapWon || err != nil {
+		t.Fatal(how, err)
+	}
+	larger, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	url = serveLUN(t, append(larger, make([]byte, 48<<20)...))
+	after := slotOf(t, votingDisk(t, url), "test", "erp")
+	if version, rec, err := after.Read(); version != 1 || rec.HB != 1 || err != nil {
+		t.Errorf("version %d, heartbeat %d, %v", version, rec.HB, err)
+	}
+}
+
+func TestAnotherDiskUnderTheSameNameIsRefused(t *testing.T) {
+	first, _ := lun(t, asItIs)
+	second, _ := lun(t, asItIs)
+	pin := filepath.Join(t.TempDir(), "pin")
+	for i, url := range []string{first, first, second} {
+		d := diskvoter.New(t.Context(), url, pin, initiator.Options{}, 20*time.Second)
+		err := d.Conform()
+		if i < 2 && err != nil || i == 2 && (!errors.Is(err, diskvoter.ErrOther) || !errors.Is(err, domain.ErrRefused)) {
+			t.Errorf("disk %d: %v", i, err)
+		}
+		_ = d.Close()
+	}
+}
+
+func TestNoErrorTellsTheSecretOfAVotingDisk(t *testing.T) {
+	d := diskvoter.New(t.Context(), "iscsi://votes%topsecret@127.0.0.1:1/iqn.2026-11.test:votes/0", filepath.Join(t.TempDir(), "pin"), initiator.Options{}, 5*time.Second)
+	if err := d.Conform(); err == nil || strings.Contains(err.Error(), "topsecret") {
+		t.Errorf("%v", err)
 	}
 }

@@ -100,4 +100,6 @@ type VoterStatus struct {
 	RTTSamples int   `json:"rtt_samples,omitempty"`
 	// Conformance says whether a share's storage swaps as it must: ok, or what is wrong; empty: not probed yet.
 	Conformance string `json:"conformance,omitempty"`
+	// LUN is the identity of the voting disk that this site votes on; empty: no disk, or not seen yet.
+	LUN string `json:"lun,omitempty"`
 }

@@ -2,6 +2,7 @@ package quorum
 
 import (
 	"errors"
+	"path/filepath"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -96,7 +97,7 @@ func (s *service) openDisks() {
 	wait := s.cfg.Timing.Round
 	for _, v := range s.cfg.Voters {
 		if v.Kind == core.KindDisk && v.Path != "" {
-			s.disks[v.ID] = diskvoter.New(s.ctx, v.Path, initiator.Options{Timeout: 2 * wait, LoginTimeout: 2 * wait, Silence: wait}, 2*wait)
+			s.disks[v.ID] = diskvoter.New(s.ctx, v.Path, filepath.Join(s.cfg.Dir, "lun-"+string(v.ID)), initiator.Options{Timeout: 2 * wait, LoginTimeout: 2 * wait, Silence: wait}, 2*wait)
 		}
 	}
 }
@@ -128,7 +129,7 @@ func (s *service) probePassive() {
 }
 
 func (sh *passive) note(err error) {
-	if sh.g.s.peers[sh.voter.ID].note(err) {
+	if sh.g.s.peers[sh.voter.ID].note(err, sh.g.s.instant()) {
 		sh.g.s.replan()
 	}
 	if err != nil {

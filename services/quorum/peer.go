@@ -23,6 +23,7 @@ type peer struct {
 	breaker *gobreaker.CircuitBreaker[core.Response]
 	slots   chan struct{}
 	trouble atomic.Pointer[string] // why the last request failed, nil when it did not
+	heard   atomic.Int64           // when it last answered, by the service's clock; 0: never
 	trips   roundTrips
 	conform atomic.Pointer[string] // of a share: what its probe found, nil before
 }
@@ -65,7 +66,7 @@ func (s *service) ask(ctx context.Context, p *peer, b ballot, done func(core.Res
 		defer func() { <-p.slots }()
 		sent := s.now()
 		resp, err := s.vote(ctx, p, b)
-		if p.note(err) {
+		if p.note(err, s.instant()) {
 			s.replan() // what waited for this voter need not wait on
 		}
 		if err == nil && p.conn != nil && !b.Verb.Durable() {
@@ -107,10 +108,11 @@ func (s *service) vote(ctx context.Context, p *peer, b ballot) (core.Response, e
 	})
 }
 
-// note keeps how a request went, and reports whether the voter answers again after it had not.
-func (p *peer) note(err error) bool {
+// note keeps how a request went at a time, and reports whether the voter answers after it had not.
+func (p *peer) note(err error, at core.Instant) bool {
 	if err == nil {
-		return p.trouble.Swap(nil) != nil
+		first := p.heard.Swap(int64(at)) == 0
+		return p.trouble.Swap(nil) != nil || first
 	}
 	text := err.Error()
 	p.trouble.Store(&text)

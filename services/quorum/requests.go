@@ -378,7 +378,11 @@ func (g *group) inSyncCommitted(a core.InSyncCommitted) {
 func (s *service) voterStatus() []api.VoterStatus {
 	var out []api.VoterStatus
 	for _, v := range s.cfg.Voters {
-		out = append(out, s.peers[v.ID].status(s.initial.Weights[v.ID]))
+		st := s.peers[v.ID].status(s.initial.Weights[v.ID])
+		if d := s.disks[v.ID]; d != nil {
+			st.LUN = d.Identity()
+		}
+		out = append(out, st)
 	}
 	return out
 }

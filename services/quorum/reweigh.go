@@ -1,8 +1,11 @@
 package quorum
 
 import (
+	"time"
+
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
+	"github.com/holdfast-dr/holdfast/services/quorum/planner"
 )
 
 // reweigh puts the configured weights in force for the groups that this site holds, where others are, through a joint
@@ -29,6 +32,17 @@ func (g *group) reweigh() {
 	g.do(g.c.ProposeConfig(now, g.s.initial.Weights))
 }
 
+// answers reports whether the voter has answered within a time, and nothing failed since. That nothing failed yet says nothing: storage
+// that hangs never fails.
+func (p *peer) answers(now core.Instant, within time.Duration) bool {
+	heard := core.Instant(p.heard.Load())
+	if heard == 0 || now.Sub(heard) > within || p.trouble.Load() != nil || p.conn != nil && !p.conn.Connected() {
+		return false
+	}
+	c := p.conform.Load()
+	return c == nil && !p.voter.Kind.Passive() || c != nil && *c == planner.ConformanceOK
+}
+
 // mayReweigh reports whether other weights are in force than configured, and may be changed now: every voter of the
 // configuration answers, and a quorum of those in force. What a person forced is not undone.
 func (s *service) mayReweigh(e domain.Epoch, inForce core.Config) bool {
@@ -37,7 +51,7 @@ func (s *service) mayReweigh(e domain.Epoch, inForce core.Config) bool {
 	}
 	answers := func(id core.VoterID) bool {
 		p := s.peers[id]
-		return p != nil && p.status(0).Reachable
+		return p != nil && p.answers(s.instant(), s.cfg.Timing.G)
 	}
 	for _, id := range s.initial.Voters() {
 		if !answers(id) {

@@ -96,10 +96,12 @@ func (d *doll) end(what string) {
 		close(d.done)
 	})
 }
-func (d *doll) Stop(_ context.Context, g time.Duration) { d.end(fmt.Sprintf("stop %s %s", d.s.VM, g)) }
-func (d *doll) Kill(reason string)                      { d.end("kill " + string(d.s.VM) + ": " + reason) }
-func (d *doll) Done() <-chan struct{}                   { return d.done }
-func (d *doll) Err() error                              { return d.err }
+func (d *doll) Stop(_ context.Context, g time.Duration) {
+	d.end(fmt.Sprintf("stop %s %s", d.s.VM, g.Round(time.Second)))
+}
+func (d *doll) Kill(reason string)    { d.end("kill " + string(d.s.VM) + ": " + reason) }
+func (d *doll) Done() <-chan struct{} { return d.done }
+func (d *doll) Err() error            { return d.err }
 
 // rig is one host with its site's server and a quorum service that says what it is told.
 type rig struct {

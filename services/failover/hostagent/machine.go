@@ -197,8 +197,7 @@ func (a *attempt) follow(ctx context.Context, ag *agent, inst Instance, lease *s
 		grace := a.grace
 		a.mu.Unlock()
 		if grace > 0 {
-			a.thawFirst(ctx, grace)
-			inst.Stop(ctx, grace)
+			a.stopGently(ctx, inst, lease, grace)
 		} else {
 			inst.Kill("replaced or stopped hard")
 		}
@@ -215,6 +214,26 @@ func (a *attempt) follow(ctx context.Context, ag *agent, inst Instance, lease *s
 		}
 	})
 	ag.announce(ctx, fact, state, state.Error)
+}
+
+// stopGently has a guest go on, if it is held, and shut itself down, within grace in all. It is over at once when the lease is.
+func (a *attempt) stopGently(ctx context.Context, inst Instance, lease *sublease, grace time.Duration) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-lease.lost:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	end := time.Now().Add(grace)
+	a.thawFirst(ctx, grace)
+	if left := time.Until(end); left > 0 {
+		inst.Stop(ctx, left)
+	} else {
+		inst.Kill("held, and did not go on in time")
+	}
 }
 
 // spec makes the VM's folder and opens its ledger.

@@ -13,7 +13,7 @@ import (
 // Conform finds out whether the LUN may vote, as the first call of each session does anyway. Errors: domain.ErrRefused with
 // ErrNonconforming or ErrForeign, or domain.ErrUnavailable when it could not be tried.
 func (d *Disk) Conform() error {
-	return d.call(func(context.Context, *initiator.Session) error { return nil })
+	return d.call(func(context.Context, *initiator.Session, int64) error { return nil })
 }
 
 // conforms tries on the scratch block whether the LUN compares before it writes: a right expectation is written and read back, a

@@ -2,9 +2,11 @@ package diskvoter
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -18,6 +20,8 @@ var (
 	ErrCorrupt = errors.New("vote record on the disk is corrupt")
 	// ErrForeign is a LUN that holds something else.
 	ErrForeign = errors.New("the LUN is no voting disk and is not empty")
+	// ErrOther is a voting disk, and not the one that this site votes on.
+	ErrOther = errors.New("another voting disk answers")
 	// ErrNonconforming is a LUN that does not swap as a vote needs it.
 	ErrNonconforming = errors.New("the LUN does not compare and write")
 )
@@ -26,8 +30,11 @@ const (
 	labelAt   = 0
 	scratchAt = slotBytes
 	slotsAt   = 2 * slotBytes
-	// emptyBytes is what must be empty of a LUN that has no label yet: every file system and partition table leaves a mark there.
-	emptyBytes = 64 << 10
+	// emptyBytes is what must be empty at least of a LUN that has no label yet: partition tables and file systems have their marks there,
+	// btrfs the last, at 64 KiB.
+	emptyBytes = 1 << 20
+	// maxSlots bounds what votes take of a large LUN, to 16 MiB.
+	maxSlots = 4094
 	// probes is how many slots are looked at for a group's.
 	probes   = 64
 	minBytes = slotsAt + probes*slotBytes
@@ -36,28 +43,36 @@ const (
 // Disk is one site's client of a voting disk. Its methods may be called from any goroutine; each ends within the time-out.
 type Disk struct {
 	url     string
+	name    string // the URL without its secret
+	pin     string // the file that keeps the identity
 	options initiator.Options
 	timeout time.Duration
+	id      atomic.Pointer[string] // of the LUN, once seen
 
 	mu      sync.Mutex
 	session *initiator.Session // nil: none
 	end     context.CancelFunc // of the session
-	checked bool               // the session's LUN has the label, and compares before it writes
+	slots   int64              // of the session's LUN, once it was found to be the voting disk that it should be
 	life    context.Context    //nolint:containedctx // of every session: calls have none of their own
 }
 
-// New is a client of the disk at an iSCSI URL until ctx ends. Nothing is connected before the first call; timeout bounds each.
-func New(ctx context.Context, url string, o initiator.Options, timeout time.Duration) *Disk {
-	return &Disk{url: url, options: o, timeout: timeout, life: ctx}
+// New is a client of the disk at an iSCSI URL until ctx ends. pin is a file of this site's own that keeps which LUN it is. Nothing is
+// connected before the first call; timeout bounds each.
+func New(ctx context.Context, url, pin string, o initiator.Options, timeout time.Duration) *Disk {
+	d := &Disk{url: url, name: "of quorum.disk", pin: pin, options: o, timeout: timeout, life: ctx}
+	if u, err := initiator.ParseURL(url); err == nil {
+		d.name = u.String()
+	}
+	return d
 }
 
 // call runs f with a session whose LUN is a voting disk. A session that failed is left.
-func (d *Disk) call(f func(context.Context, *initiator.Session) error) error {
+func (d *Disk) call(f func(ctx context.Context, s *initiator.Session, slots int64) error) error {
 	ctx, cancel := context.WithTimeout(d.life, d.timeout)
 	defer cancel()
-	s, err := d.open(ctx)
+	s, slots, err := d.open(ctx)
 	if err == nil {
-		err = f(ctx, s)
+		err = f(ctx, s, slots)
 	}
 	if err == nil {
 		return nil
@@ -65,15 +80,15 @@ func (d *Disk) call(f func(context.Context, *initiator.Session) error) error {
 	if s != nil && s.Err() != nil {
 		d.drop(s)
 	}
-	for _, known := range []error{ErrCorrupt, ErrForeign, ErrNonconforming, domain.ErrInvalid} {
+	for _, known := range []error{ErrCorrupt, ErrForeign, ErrOther, ErrNonconforming, domain.ErrInvalid} {
 		if errors.Is(err, known) {
-			return fmt.Errorf("voting disk %s: %w: %w", d.url, domain.ErrRefused, err)
+			return fmt.Errorf("voting disk %s: %w: %w", d.name, domain.ErrRefused, err)
 		}
 	}
-	return fmt.Errorf("voting disk %s: %w: %w", d.url, domain.ErrUnavailable, err)
+	return fmt.Errorf("voting disk %s: %w: %w", d.name, domain.ErrUnavailable, err)
 }
 
-func (d *Disk) open(ctx context.Context) (*initiator.Session, error) {
+func (d *Disk) open(ctx context.Context) (*initiator.Session, int64, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.session != nil && d.session.Err() != nil {
@@ -94,19 +109,26 @@ func (d *Disk) open(ctx context.Context) (*initiator.Session, error) {
 		stop()
 		if err != nil {
 			cancel()
-			return nil, err
+			return nil, 0, err
 		}
 		d.session, d.end = s, cancel
 	}
-	if d.checked {
-		return d.session, nil
+	if d.slots > 0 {
+		return d.session, d.slots, nil
 	}
-	err := label(ctx, d.session)
+	l, err := label(ctx, d.session)
+	if err == nil {
+		err = d.same(l)
+	}
 	if err == nil {
 		err = conforms(ctx, d.session)
 	}
-	d.checked = err == nil
-	return d.session, err
+	if err == nil {
+		id := hex.EncodeToString(l.id[:])
+		d.slots = int64(l.slots)
+		d.id.Store(&id)
+	}
+	return d.session, d.slots, err
 }
 
 func (d *Disk) drop(s *initiator.Session) {
@@ -120,7 +142,15 @@ func (d *Disk) drop(s *initiator.Session) {
 // forget leaves the session. Under mu.
 func (d *Disk) forget() {
 	d.end()
-	d.session, d.checked = nil, false
+	d.session, d.slots = nil, 0
+}
+
+// Identity is which LUN it is, "" before the first call that found out.
+func (d *Disk) Identity() string {
+	if id := d.id.Load(); id != nil {
+		return *id
+	}
+	return ""
 }
 
 // Close ends the session.
@@ -132,33 +162,6 @@ func (d *Disk) Close() error {
 	}
 	defer d.forget()
 	return d.session.Close()
-}
-
-// label makes an empty LUN a voting disk, and refuses what is neither.
-func label(ctx context.Context, s *initiator.Session) error {
-	if s.BlockSize() != 512 && s.BlockSize() != slotBytes {
-		return fmt.Errorf("its blocks have %d bytes: want 512 or %d: %w", s.BlockSize(), slotBytes, domain.ErrInvalid)
-	}
-	if s.Capacity() < minBytes {
-		return fmt.Errorf("it has %d bytes: make it %d at least: %w", s.Capacity(), minBytes, domain.ErrInvalid)
-	}
-	head := make([]byte, min(emptyBytes, s.Capacity()))
-	if err := s.Read(ctx, head, labelAt); err != nil {
-		return err
-	}
-	want := make([]byte, s.BlockSize())
-	copy(want, labelMagic[:])
-	switch {
-	case [8]byte(head[:8]) == labelMagic:
-		return nil
-	case !empty(head):
-		return fmt.Errorf("%w: give votes an empty LUN of their own", ErrForeign)
-	}
-	err := swap(ctx, s, labelAt, make([]byte, len(want)), want)
-	if errors.Is(err, initiator.ErrMiscompare) {
-		return label(ctx, s) // another site was first
-	}
-	return err
 }
 
 // swap compares and writes one block, durably. Errors: initiator.ErrMiscompare, ErrNonconforming; after any other it may have been
@@ -184,7 +187,7 @@ type Slot struct {
 // Slot is the record of a cluster's group.
 func (d *Disk) Slot(cluster string, group domain.GroupID) (*Slot, error) {
 	if !domain.ValidToken(cluster) || !domain.ValidToken(string(group)) || len(cluster) > maxName || len(group) > maxName {
-		return nil, fmt.Errorf("voting disk %s: cluster %q group %q: not a name: %w", d.url, cluster, group, domain.ErrInvalid)
+		return nil, fmt.Errorf("voting disk %s: cluster %q group %q: not a name: %w", d.name, cluster, group, domain.ErrInvalid)
 	}
 	return &Slot{d: d, key: key(cluster, group)}, nil
 }
@@ -197,8 +200,7 @@ type found struct {
 	rec     core.Record
 }
 
-func (sl *Slot) find(ctx context.Context, s *initiator.Session) (found, error) {
-	slots := (s.Capacity() - slotsAt) / slotBytes
+func (sl *Slot) find(ctx context.Context, s *initiator.Session, slots int64) (found, error) {
 	at := first(sl.key, slots)
 	for range min(probes, slots) {
 		f := found{off: slotsAt + at*slotBytes, block: make([]byte, s.BlockSize())}
@@ -218,14 +220,14 @@ func (sl *Slot) find(ctx context.Context, s *initiator.Session) (found, error) {
 		}
 		at = (at + 1) % slots
 	}
-	return found{}, fmt.Errorf("no slot is free: make the LUN larger: %w", domain.ErrInvalid)
+	return found{}, fmt.Errorf("no slot is free: give some installations another LUN: %w", domain.ErrInvalid)
 }
 
 // Read is the newest version and its record; version 0 and a zero record when nothing was ever written. The error wraps
 // domain.ErrUnavailable, or domain.ErrRefused with ErrCorrupt, ErrForeign or ErrNonconforming.
 func (sl *Slot) Read() (version uint64, rec core.Record, err error) {
-	err = sl.d.call(func(ctx context.Context, s *initiator.Session) error {
-		f, err := sl.find(ctx, s)
+	err = sl.d.call(func(ctx context.Context, s *initiator.Session, slots int64) error {
+		f, err := sl.find(ctx, s, slots)
 		version, rec = f.version, f.rec
 		return err
 	})
@@ -236,12 +238,12 @@ func (sl *Slot) Read() (version uint64, rec core.Record, err error) {
 // may have landed.
 func (sl *Slot) Swap(expect uint64, rec core.Record) (core.Swapped, error) {
 	how := core.SwapUnknown
-	err := sl.d.call(func(ctx context.Context, s *initiator.Session) error {
+	err := sl.d.call(func(ctx context.Context, s *initiator.Session, slots int64) error {
 		next, err := encode(sl.key, expect+1, rec, s.BlockSize())
 		if err != nil {
 			return err
 		}
-		f, err := sl.find(ctx, s)
+		f, err := sl.find(ctx, s, slots)
 		if err != nil {
 			return err
 		}

@@ -1,9 +1,13 @@
 // Package diskvoter keeps passive voters' records on a small LUN of any iSCSI target that has COMPARE AND WRITE (SBC-4 section
 // 5.3), which is the compare-and-swap. The LUN is for votes alone and must not be replicated.
 //
-//	0        label    one block: this is a voting disk
+//	0        label    one block: magic 8 | CRC-32C u32 | slots u32 | identity 16
 //	4 KiB    scratch  one block: probes swap here
 //	8 KiB    slots    one block at each multiple of 4 KiB: a group's record, the first free one from its hash on
+//
+// How many slots there are is written in the label when the LUN is first used: a group's slot stays where it is when the LUN grows.
+// The identity is drawn then, and each site keeps the first that it sees: another LUN behind the same name is refused, since two LUNs
+// that count as one vote are two votes.
 //
 // A record is one logical block, since one block is what every target compares and writes as a whole:
 //
@@ -16,7 +20,7 @@
 // A swap is followed by SYNCHRONIZE CACHE before it counts as won. One whose answer was lost, or whose flush failed, may have
 // landed, which the next read shows.
 //
-// Failure cases: a LUN whose first 64 KiB are neither empty nor labelled is somebody's data and is refused; a damaged slot is an
+// Failure cases: a LUN without a label that is not empty where votes would stand, or in its first MiB, is somebody's data and is refused; a damaged slot is an
 // error, and the voter does not vote until it is mended; a target without COMPARE AND WRITE (Debian's tgt) is refused by name. An
 // older copy of the LUN put back in its place is not noticed: do not snapshot it.
 package diskvoter

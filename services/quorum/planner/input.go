@@ -57,6 +57,7 @@ type Live struct {
 type Seen struct {
 	RTT         time.Duration // 99th percentile, of the site that sees it worst
 	Samples     int           // 0: the round trip is not known
+	LUN         string        // identity of the voting disk; empty: none, or not seen
 	Conformance string        // ConformanceOK, or what is wrong; empty: not probed
 }
 

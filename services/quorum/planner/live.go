@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
@@ -44,6 +45,12 @@ func worse(s Seen, v api.VoterStatus, own bool) Seen {
 	}
 	if v.Conformance != "" && (s.Conformance == "" || s.Conformance == ConformanceOK) {
 		s.Conformance = v.Conformance
+	}
+	if v.LUN != "" && s.LUN != "" && v.LUN != s.LUN {
+		s.Conformance = fmt.Sprintf("its sites vote on two disks, %s and %s, which are two votes", s.LUN, v.LUN)
+	}
+	if v.LUN != "" {
+		s.LUN = v.LUN
 	}
 	return s
 }

@@ -329,3 +329,15 @@ func TestTheManualHasEveryWarning(t *testing.T) {
 		}
 	}
 }
+
+func TestSitesThatVoteOnTwoDisksUnderOneNameAreToldSo(t *testing.T) {
+	say := func(site domain.SiteID, lun string) api.QuorumStatus {
+		return api.QuorumStatus{Site: site, Voters: []api.VoterStatus{{ID: "disk", Kind: string(core.KindDisk), Reachable: true, Conformance: planner.ConformanceOK, LUN: lun}}}
+	}
+	if got := planner.LiveOf([]api.QuorumStatus{say("a", "1"), say("b", "1"), say("c", "")}).Voters["disk"].Conformance; got != planner.ConformanceOK {
+		t.Errorf("one disk: %s", got)
+	}
+	if got := planner.LiveOf([]api.QuorumStatus{say("a", "1"), say("b", "2"), say("c", "")}).Voters["disk"].Conformance; !strings.Contains(got, "two disks, 1 and 2") {
+		t.Errorf("two disks: %s", got)
+	}
+}

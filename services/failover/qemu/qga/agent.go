@@ -149,8 +149,17 @@ func (a *Agent) begin(ctx context.Context) (end func(), err error) {
 	}
 	deadline, _ := ctx.Deadline() // none: the zero time, which is none for the connection too
 	_ = a.conn.SetDeadline(deadline)
-	stop := context.AfterFunc(ctx, func() { _ = a.conn.SetDeadline(time.Unix(1, 0)) })
-	return func() { stop(); a.turn <- struct{}{} }, nil
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		_ = a.conn.SetDeadline(time.Unix(1, 0))
+	})
+	return func() {
+		if !stop() {
+			<-ended // it must not end the exchange after this one
+		}
+		a.turn <- struct{}{}
+	}, nil
 }
 
 // sync throws away what is on the stream, up to the agent's answer to a new number.

@@ -1,0 +1,128 @@
+package diskvoter
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/initiator"
+)
+
+// labelled is what a voting disk says of itself.
+type labelled struct {
+	slots uint32
+	id    [16]byte
+}
+
+const labelBytes = 32
+
+func (l labelled) encode(block int) []byte {
+	out := make([]byte, block)
+	copy(out, labelMagic[:])
+	binary.LittleEndian.PutUint32(out[12:], l.slots)
+	copy(out[16:], l.id[:])
+	binary.LittleEndian.PutUint32(out[8:], crc32.Checksum(out[12:labelBytes], castagnoli))
+	return out
+}
+
+func decodeLabel(b []byte) (labelled, error) {
+	l := labelled{slots: binary.LittleEndian.Uint32(b[12:]), id: [16]byte(b[16:])}
+	if binary.LittleEndian.Uint32(b[8:]) != crc32.Checksum(b[12:labelBytes], castagnoli) || l.slots < probes || l.slots > maxSlots {
+		return l, fmt.Errorf("its label: %w", ErrCorrupt)
+	}
+	return l, nil
+}
+
+// label reads a voting disk's label, and makes an empty LUN one. What is neither is refused.
+func label(ctx context.Context, s *initiator.Session) (l labelled, err error) {
+	if s.BlockSize() != 512 && s.BlockSize() != slotBytes {
+		return l, fmt.Errorf("its blocks have %d bytes: want 512 or %d: %w", s.BlockSize(), slotBytes, domain.ErrInvalid)
+	}
+	if s.Capacity() < minBytes {
+		return l, fmt.Errorf("it has %d bytes: make it %d at least: %w", s.Capacity(), minBytes, domain.ErrInvalid)
+	}
+	head := make([]byte, s.BlockSize())
+	if err := s.Read(ctx, head, labelAt); err != nil {
+		return l, err
+	}
+	if [8]byte(head) == labelMagic {
+		if l, err = decodeLabel(head); err == nil && slotsAt+int64(l.slots)*slotBytes > s.Capacity() {
+			err = fmt.Errorf("it has %d bytes, fewer than when it was first used: %w", s.Capacity(), domain.ErrInvalid)
+		}
+		return l, err
+	}
+	l.slots = uint32(min(maxSlots, (s.Capacity()-slotsAt)/slotBytes))
+	all := make([]byte, min(s.Capacity(), max(emptyBytes, slotsAt+int64(l.slots)*slotBytes)))
+	if err := s.Read(ctx, all, 0); err != nil {
+		return l, err
+	}
+	if !empty(all) {
+		return relabelled(ctx, s, ErrForeign)
+	}
+	_, _ = rand.Read(l.id[:]) // never fails
+	err = swap(ctx, s, labelAt, make([]byte, len(head)), l.encode(len(head)))
+	if errors.Is(err, initiator.ErrMiscompare) {
+		return relabelled(ctx, s, err)
+	}
+	return l, err
+}
+
+// relabelled reads the label that another site made meanwhile; without one it is why.
+func relabelled(ctx context.Context, s *initiator.Session, why error) (labelled, error) {
+	head := make([]byte, s.BlockSize())
+	if err := s.Read(ctx, head, labelAt); err != nil {
+		return labelled{}, err
+	}
+	if [8]byte(head) != labelMagic {
+		return labelled{}, fmt.Errorf("%w: give votes an empty LUN of their own", why)
+	}
+	return decodeLabel(head)
+}
+
+// same keeps the identity of the first LUN that was seen, and refuses any other.
+func (d *Disk) same(l labelled) error {
+	id := hex.EncodeToString(l.id[:])
+	kept, err := os.ReadFile(d.pin)
+	switch {
+	case err == nil && strings.TrimSpace(string(kept)) == id:
+		return nil
+	case err == nil:
+		return fmt.Errorf("%w: it is %s, this site's votes are on %s: two disks under one name would be two votes. To change the voting disk, give it weight 0 at every site, "+
+			"change quorum.disk at every site and remove %s there, then give it its weight again", ErrOther, id, strings.TrimSpace(string(kept)), d.pin)
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("read which voting disk it is: %w", err)
+	}
+	return keep(d.pin, id+"\n")
+}
+
+// keep writes a file durably, all of it or nothing.
+func keep(path, text string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".disk-")
+	if err != nil {
+		return fmt.Errorf("keep which voting disk it is: %w", err)
+	}
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err == nil {
+		var dir *os.File
+		if dir, err = os.Open(filepath.Dir(path)); err == nil {
+			err = errors.Join(dir.Sync(), dir.Close())
+		}
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return fmt.Errorf("keep which voting disk it is: %w", err)
+	}
+	return nil
+}
