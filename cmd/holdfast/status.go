@@ -77,6 +77,9 @@ func whole(all []siteStatus) error {
 // fails on a busy machine is made again within it.
 const connectPatience = time.Second
 
+// answerPatience is how long one service of a site may take to answer.
+const answerPatience = 2 * time.Second
+
 func askSite(ctx context.Context, conn *bus.Conn, role domain.SiteRole) siteStatus {
 	wctx, cancel := context.WithTimeout(ctx, connectPatience)
 	defer cancel()
@@ -95,6 +98,8 @@ func askSite(ctx context.Context, conn *bus.Conn, role domain.SiteRole) siteStat
 }
 
 func ask[Resp, Req any](ctx context.Context, conn *bus.Conn, st *siteStatus, service string, req Req) *Resp {
+	ctx, cancel := context.WithTimeout(ctx, answerPatience) // a service that hangs is not to cost the others their time
+	defer cancel()
 	resp, err := bus.Call[Resp](ctx, conn, service, api.VerbStatus, req)
 	if err != nil {
 		st.Problems = append(st.Problems, fmt.Sprintf("%s: %v", service, err))
