@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/nats-io/nats.go"
@@ -27,15 +26,18 @@ func (c *Conn) OpenDirect(g domain.GroupID, e domain.Epoch) *DirectWriter {
 // Lost is closed when the connection was lost since the way was opened: what was on it may be.
 func (w *DirectWriter) Lost() <-chan struct{} { return w.lost }
 
-// Send sends one message and does not wait, except while the connection is made anew for new keys, and fails at once when
-// it is down. settled must be called once what was sent is known to have arrived, or is given up. frame is the caller's again on return.
-func (w *DirectWriter) Send(ctx context.Context, frame []byte) (settled func(), err error) {
-	if err := w.conn.gate.enter(ctx); err != nil {
-		return nil, fmt.Errorf("send a frame on %s to site %s: %w: %w", w.subject, w.conn.site, domain.ErrUnavailable, err)
+// Send sends one message and never waits. It fails at once when the connection is down. While that is made anew for new keys nothing is
+// sent: then opens is closed when it may be tried again. It is made anew once everything that was sent is settled, so whoever sends
+// must go on settling meanwhile. settled must be called once what was sent is known to have arrived, or is given up. frame is the
+// caller's again on return.
+func (w *DirectWriter) Send(frame []byte) (settled func(), opens <-chan struct{}, err error) {
+	entered, opens := w.conn.gate.try()
+	if !entered {
+		return nil, opens, nil
 	}
 	if err := w.conn.nc.PublishMsg(&nats.Msg{Subject: w.subject, Data: frame}); err != nil {
 		w.conn.gate.leave()
-		return nil, fmt.Errorf("send a frame on %s to site %s: %w: %w", w.subject, w.conn.site, domain.ErrUnavailable, err)
+		return nil, nil, fmt.Errorf("send a frame on %s to site %s: %w: %w", w.subject, w.conn.site, domain.ErrUnavailable, err)
 	}
-	return w.conn.gate.leave, nil
+	return w.conn.gate.leave, nil, nil
 }

@@ -34,6 +34,17 @@ func (g *gate) enter(ctx context.Context) error {
 	}
 }
 
+// try enters if the gate is open; else opens is closed when it next is.
+func (g *gate) try() (entered bool, opens <-chan struct{}) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut != nil {
+		return false, g.shut
+	}
+	g.inFlight++
+	return true, nil
+}
+
 // join enters also while the gate is shut: for an answer to what came in before.
 func (g *gate) join() {
 	g.mu.Lock()

@@ -58,8 +58,10 @@ func (s *session) write(b *batch) error {
 	enc := b.builder.Finish(b.frame.CommitLSN, s.st.j.Next().PrevHeaderCRC, b.frame.Time)
 	s.g.writes.Frame(b.frame.Entries, len(enc))
 	kept, copied := enc, len(s.senders.all()) > 0 // what has the payload until it is applied
-	if copied {
+	if copied || s.cache.on {                     // a buffer is many times a small frame, and those of the class cached may be many
 		kept = append([]byte(nil), enc...)
+	}
+	if copied {
 		s.window.push(windowFrame{first: b.frame.FirstLSN, last: b.frame.LastLSN, raw: kept, payload: b.payload(), at: b.frame.Time})
 		s.wakeSenders(true)
 	} else {
@@ -90,9 +92,7 @@ func (s *session) write(b *batch) error {
 	}
 	s.window.durable(b.frame.LastLSN)
 	s.mu.Lock()
-	if !s.cache.on || copied {
-		s.giveSpare(b)
-	}
+	s.giveSpare(b)
 	s.writing = nil
 	b.since = s.g.cfg.Now()
 	s.pending = append(s.pending, b)
@@ -174,7 +174,6 @@ func (s *session) complete(b *batch) {
 	s.pending = s.pending[1:]
 	s.applied = b.frame.LastLSN
 	s.cache.applied(b)
-	s.giveSpare(b)
 	s.bytes += uint64(b.payload())
 	ops := b.ops
 	b.ops = nil

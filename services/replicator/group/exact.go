@@ -34,6 +34,9 @@ func (s *store) readExact(volume int, blocks []int64) (content [][]byte, at doma
 		}
 		content = append(content, buf)
 	}
+	if s.ap.Torn() {
+		return nil, 0, fmt.Errorf("the disk is full in the middle of a change: %w", errUndecided)
+	}
 	return content, s.ap.Applied(), nil
 }
 

@@ -307,7 +307,7 @@ func (g *Group) Status() api.GroupStatus {
 	out.Verify, out.Held = g.verifyStatus(), g.held()
 	out.DamageFound, out.DamageLast = g.damaged()
 	if s != nil && s.gate.open() {
-		out.Role, out.Serving, out.Epoch, out.Disks = domain.RolePrimary, len(reply.Disks) > 0, s.epoch, reply.Disks
+		out.Role, out.Serving, out.Epoch, out.Disks = domain.RolePrimary, s.served.Load(), s.epoch, reply.Disks
 		out.RPOTarget = g.store.policy().RPO.Seconds()
 		out.WrittenFrameBytes = s.window.written()
 		head, _ := s.head()

@@ -148,7 +148,10 @@ func (b *bringer) bring(f *journal.Frame) error {
 		lsn := f.FirstLSN + domain.LSN(i)
 		if _, is, _ := tableChange(e); is {
 			b.parts = append(b.parts, part{f, lsn - 1})
-			if err := errors.Join(b.flush(), b.s.followTable(e, lsn, f.Epoch)); err != nil {
+			if err := b.flush(); err != nil {
+				return err // the table never goes ahead of what was applied
+			}
+			if err := b.s.followTable(e, lsn, f.Epoch); err != nil {
 				return err
 			}
 		}

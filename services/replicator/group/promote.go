@@ -97,7 +97,7 @@ func (g *Group) serveConfirmed(ctx context.Context, s *session) (api.PromoteRepl
 	g.mu.Lock()
 	reply := g.reply
 	g.mu.Unlock()
-	if len(reply.Disks) > 0 {
+	if s.served.Load() {
 		return reply, nil
 	}
 	disks, err := g.serve(s)
@@ -113,6 +113,7 @@ func (g *Group) serveConfirmed(ctx context.Context, s *session) (api.PromoteRepl
 	g.mu.Lock()
 	g.reply = reply
 	g.mu.Unlock()
+	s.served.Store(true)
 	close(s.serving)
 	s.log.Info("promoted", "first_lsn", uint64(reply.FirstLSN), "loss", reply.Estimate.Text)
 	g.publish(ctx, "promoted", s.epoch, reply.FirstLSN, "", reply.Estimate.Text)

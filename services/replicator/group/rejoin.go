@@ -72,6 +72,9 @@ func (g *Group) Rejoin(ctx context.Context, req api.RejoinRequest) (reply api.Re
 	if err := g.store.discardStage(); err != nil { // frames do: nobody will go on with it
 		return reply, fmt.Errorf("rejoin group %s: %w", g.id, err)
 	}
+	if err := g.store.cutTable(g.store.last()); err != nil { // a kill may have come after a cut of the journal, and before the table's
+		return reply, fmt.Errorf("rejoin group %s: %w", g.id, err)
+	}
 	return reply, g.receive(ctx, req.Epoch, req.Lineage)
 }
 
@@ -176,7 +179,8 @@ func (g *Group) diverged(ctx context.Context, reply *api.RejoinReply, known bool
 		short := brief(*item, 0)
 		reply.Quarantined = &short
 	}
-	if known && g.store.applied() <= reply.LSN && g.store.j.State().ReleasedLSN <= reply.LSN {
+	// A disk that was full may have taken a part of the change after applied: then blocks must make it good.
+	if known && g.store.applied() <= reply.LSN && !g.store.torn() && g.store.j.State().ReleasedLSN <= reply.LSN {
 		if err := g.store.j.Truncate(reply.LSN); err != nil {
 			return err
 		}

@@ -90,8 +90,7 @@ func (g *Group) rollBack(ctx context.Context, epoch domain.Epoch, lsn domain.LSN
 		return err
 	}
 	if err := s.applyUpTo(s.last()); err != nil {
-		g.fail(err)
-		return err
+		return g.failUnlessFull(err)
 	}
 	// Read once before the point of no return: a damaged block is found while nothing is lost.
 	if err := s.hist.Restore(lsn, func(int, int64, []byte) error { return nil }); err != nil {
@@ -117,7 +116,8 @@ func (g *Group) rollBack(ctx context.Context, epoch domain.Epoch, lsn domain.LSN
 	if err := writeDurably(s.rollbackPath(), b); err != nil {
 		return err
 	}
-	if err := s.finishRollback(r, g.cfg.failpoint); err != nil {
+	// The intent is durable: where there is no room, it waits for some.
+	if err := g.roomy(g.ctx, func() error { return s.finishRollback(r, g.cfg.failpoint) }); err != nil {
 		g.fail(err)
 		return err
 	}

@@ -180,6 +180,9 @@ func (t *sender) compareStretch(ctx context.Context, session uint64, at stretch,
 	if err != nil {
 		return nil, err
 	}
+	if t.s.st.slots()[at.volume].Emptied {
+		return nil, nil // meanwhile: what other sites keep of it stays
+	}
 	w := hashmap.Compare(tree, zero(at.length))
 	for {
 		q, more := w.Next()

@@ -50,7 +50,9 @@ func (t *sender) resync(ctx context.Context, r api.RejoinReply) (err error) {
 		if err := t.sendBlocks(ctx, session, set); err != nil {
 			return fmt.Errorf("resync target %s: %w", t.site, err)
 		}
-		end = t.s.st.applied()
+		if end, err = t.s.st.settledAt(ctx); err != nil {
+			return fmt.Errorf("resync target %s: %w", t.site, err)
+		}
 		err := t.sendFrames(ctx, session, cut, end)
 		if err == nil {
 			break
@@ -113,7 +115,7 @@ func (t *sender) toSend(r api.RejoinReply) (*extent.Set, domain.LSN, error) {
 	ours, known, err := st.writtenSince(r.LSN, []*dirtyMap{t.track.dirty})
 	if errors.Is(err, journal.ErrCorrupt) {
 		t.s.g.damageFound(err)
-		return full, cut, nil
+		return st.sendable(full), cut, nil
 	}
 	if err != nil {
 		return nil, 0, err
@@ -184,6 +186,9 @@ func (t *sender) sendBlock(ctx context.Context, session uint64, run extent.Run) 
 	buf := make([]byte, run.Len)
 	if _, err := t.s.st.vols()[run.Volume].ReadAt(buf, run.Off); err != nil {
 		return err
+	}
+	if t.s.st.slots()[run.Volume].Emptied {
+		return nil // meanwhile: what other sites keep of it stays
 	}
 	rec := record{kind: recordData, volume: uint16(run.Volume), off: run.Off, length: run.Len, payload: buf}
 	if allZero(buf) {

@@ -83,7 +83,7 @@ func (t *sender) stream(ctx context.Context, out *outgoing) error {
 		case <-turn:
 		case <-check.C:
 		case <-out.lost():
-			return fmt.Errorf("target %s: the connection was lost: %w", t.site, domain.ErrUnavailable)
+			return fmt.Errorf("target %s: the connection was lost: %w", t.site, errRejoin)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -119,11 +119,11 @@ func (t *sender) fill(ctx context.Context, out *outgoing) (sent bool, turn <-cha
 			return sent, out.place.Come(), nil
 		}
 		m := out.next
-		out.next, out.place = nil, nil
-		f, err := out.send(ctx, m.wire)
-		if err != nil {
-			return sent, nil, err
+		f, opens, err := out.send(ctx, m.wire)
+		if err != nil || opens != nil {
+			return sent, opens, err
 		}
+		out.next, out.place = nil, nil
 		t.pace.Sent(now, rate, len(m.wire))
 		t.count(len(m.wire), m.frames)
 		f.last, f.bytes, f.sent = m.last, len(m.wire), time.Now()
@@ -218,13 +218,14 @@ func (o *outgoing) turn(sync bool) bool {
 	return true
 }
 
-func (o *outgoing) send(ctx context.Context, message []byte) (f flight, err error) {
+// send sends a message; opens is not nil when the connection is made anew first: then it was not sent, and may be when opens is closed.
+func (o *outgoing) send(ctx context.Context, message []byte) (f flight, opens <-chan struct{}, err error) {
 	if o.straight {
-		f.settled, err = o.direct.Send(ctx, message)
+		f.settled, opens, err = o.direct.Send(message)
 	} else {
 		f.result, err = o.w.Send(ctx, message)
 	}
-	return f, err
+	return f, opens, err
 }
 
 // lost is closed when what went past the pipe may not have arrived.

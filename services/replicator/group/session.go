@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -36,6 +37,7 @@ type session struct {
 	// served before: a copy that had more than this one, unacknowledged, could otherwise show it later, after a reader
 	// here has seen that it is not there.
 	confirmed chan struct{}
+	served    atomic.Bool   // the volumes are served, however many there are
 	serving   chan struct{} // closed when the volumes are served that the epoch began with
 
 	volumeWake chan struct{} // the volumes may be wanted otherwise

@@ -286,6 +286,21 @@ func (s *store) torn() bool {
 	return s.ap.Torn()
 }
 
+// settledAt is up to where the volumes show every change and nothing of later ones. While a full disk holds one up, it waits.
+func (s *store) settledAt(ctx context.Context) (domain.LSN, error) {
+	for {
+		s.applyMu.Lock()
+		at, torn := s.ap.Applied(), s.ap.Torn()
+		s.applyMu.Unlock()
+		if !torn {
+			return at, nil
+		}
+		if !sleep(ctx, roomEvery) {
+			return 0, ctx.Err()
+		}
+	}
+}
+
 // push keeps a durable frame until it is known to be committed. Safe beside applyUpTo.
 func (s *store) push(f *journal.Frame) {
 	s.tailMu.Lock()

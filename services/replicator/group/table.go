@@ -66,7 +66,7 @@ func (s *store) loadTable() (slots.Table, error) {
 		return nil, fmt.Errorf("read the table of volumes %s: %w", s.tablePath(), err)
 	}
 	for _, v := range s.group.Volumes {
-		if i := t.Find(v.ID); i >= 0 && t[i].SizeBytes != v.SizeBytes {
+		if i := t.Find(v.ID); i >= 0 && t[i].Born == 0 && t[i].SizeBytes != v.SizeBytes {
 			return nil, fmt.Errorf("volume %s has %d bytes here, the group's definition says %d; mend the definition: %w", v.ID, t[i].SizeBytes, v.SizeBytes, domain.ErrInvalid)
 		}
 	}
@@ -168,7 +168,11 @@ func (s *store) turnTo(next *table) error {
 	s.tab.Store(next)
 	s.applyMu.Unlock()
 	for i, v := range have.slots[shared:] {
-		if err := errors.Join(have.vols[shared+i].f.Close(), removeDurably(s.volumePath(v))); err != nil {
+		err := have.vols[shared+i].f.Close()
+		if !slices.ContainsFunc(next.slots, func(n api.VolumeSlot) bool { return s.volumePath(n) == s.volumePath(v) }) {
+			err = errors.Join(err, removeDurably(s.volumePath(v)))
+		}
+		if err != nil {
 			return fmt.Errorf("remove volume %s, which the line does not have: %w", v.ID, err)
 		}
 	}

@@ -110,6 +110,9 @@ func (s *session) serveAdded(index int) error {
 	if err == nil {
 		s.g.showDisks(s, func(disks []api.Disk) []api.Disk { return append(disks, d) })
 	}
+	if err == nil && s.ctx.Err() != nil { // the session ended meanwhile, and took away what was there then
+		s.g.unserveVolume(s.st.slots()[index].ID, s.epoch)
+	}
 	return err
 }
 

@@ -16,6 +16,7 @@ type View struct {
 	h     *History
 	start *segment
 	point Point
+	base  []Base // as it was when the view was opened: a resync may give the copy other volumes
 	once  sync.Once
 }
 
@@ -29,7 +30,7 @@ func (h *History) View(lsn domain.LSN) (*View, error) {
 	}
 	s := h.segs[i]
 	s.pins++
-	return &View{h: h, start: s, point: s.point}, nil
+	return &View{h: h, start: s, point: s.point, base: h.cfg.Base}, nil
 }
 
 // at is the index of the segment of a listed checkpoint, -1 when there is none. Call it under mu.
@@ -78,7 +79,7 @@ func (v *View) ReadAt(volume int, p []byte, off int64) (int, error) {
 		s, x, n := h.locate(from, volume, pos, int64(len(p)-at))
 		part := p[at : at+int(n)]
 		if s == nil {
-			if m, err := h.cfg.Base[volume].ReadAt(part, pos); m < len(part) {
+			if m, err := v.base[volume].ReadAt(part, pos); m < len(part) {
 				if err == nil {
 					err = io.ErrUnexpectedEOF
 				}

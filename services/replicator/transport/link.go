@@ -46,6 +46,8 @@ func (l *Link) Flow() *Flow { return &Flow{link: l} }
 // Turn is a message's turn to be sent. Nil is one that has come.
 type Turn struct {
 	link  *Link
+	flow  *Flow
+	cost  float64 // of its flow's time
 	start float64
 	order uint64 // of asking, among equals
 	bytes int
@@ -61,8 +63,8 @@ func (f *Flow) Ask(bytes, weight int) *Turn {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	t := &Turn{link: l, start: max(l.now, f.end), order: l.asked, bytes: bytes, come: make(chan struct{})}
-	f.end = t.start + float64(bytes)/float64(max(weight, 1))
+	t := &Turn{link: l, flow: f, cost: float64(bytes) / float64(max(weight, 1)), start: max(l.now, f.end), order: l.asked, bytes: bytes, come: make(chan struct{})}
+	f.end = t.start + t.cost
 	l.asked++
 	heap.Push(&l.waiting, t)
 	l.grant()
@@ -111,6 +113,7 @@ func (t *Turn) Leave() {
 	defer t.link.mu.Unlock()
 	if t.place >= 0 {
 		heap.Remove(&t.link.waiting, t.place)
+		t.flow.end -= t.cost // what was not sent is not paid for
 	}
 }
 
