@@ -105,10 +105,14 @@ func TestAResyncThatWasKilledGoesOnWhereItStood(t *testing.T) {
 			var pieces atomic.Int32
 			hit := make(chan struct{})
 			stop := func(place string) error {
-				if place == "stage data" && pieces.Add(1) >= 150 {
-					if pieces.Load() == 150 {
-						close(hit)
-					}
+				if place != "stage data" {
+					return nil
+				}
+				n := pieces.Add(1)
+				if n == 150 {
+					close(hit)
+				}
+				if n >= 150 {
 					return errKilled
 				}
 				return nil
