@@ -121,7 +121,12 @@ func TestMetricsTellWhatTheSitesDo(t *testing.T) {
 			resp.Body.Close()
 		}
 	}
-	a := awaitMetrics(t, at("a"), func(m metrics) []error { return settled(m, v.Desired.Epoch) })
+	if o := holdfast(t.Context(), "verify", "erp", "--config", in.files["a"]); o.code != 0 { // its metrics are told once something was compared
+		t.Fatalf("verify: exit %d: %v\n%s", o.code, o.err, o.stderr)
+	}
+	a := awaitMetrics(t, at("a"), func(m metrics) []error {
+		return append(settled(m, v.Desired.Epoch), m.is(0, telemetry.VerifyRunning), m.is(0, telemetry.VerifyDiffer), m.is(0, telemetry.VerifyHealed), m.above(0, telemetry.VerifyAge))
+	})
 	b := awaitMetrics(t, at("b"), func(m metrics) []error {
 		return []error{m.is(0, telemetry.GroupServing, `group="erp"`), m.is(1, telemetry.GroupRole, `role="target"`), m.is(1, telemetry.GroupConsistent),
 			m.is(float64(v.Desired.Epoch), telemetry.LeaseEpoch), m.is(0, telemetry.LeaseHeld), m.above(0, telemetry.Votes, `verdict="granted"`),
