@@ -43,21 +43,15 @@ func decodeLabel(b []byte) (labelled, error) {
 }
 
 // label reads a voting disk's label, and makes an empty LUN one. What is neither is refused.
-func label(ctx context.Context, s *initiator.Session) (l labelled, err error) {
+func label(ctx context.Context, s *initiator.Session) (labelled, error) {
 	if s.BlockSize() != 512 && s.BlockSize() != slotBytes {
-		return l, fmt.Errorf("its blocks have %d bytes: want 512 or %d: %w", s.BlockSize(), slotBytes, domain.ErrInvalid)
+		return labelled{}, fmt.Errorf("its blocks have %d bytes: want 512 or %d: %w", s.BlockSize(), slotBytes, domain.ErrInvalid)
 	}
 	if s.Capacity() < minBytes {
-		return l, fmt.Errorf("it has %d bytes: make it %d at least: %w", s.Capacity(), minBytes, domain.ErrInvalid)
+		return labelled{}, fmt.Errorf("it has %d bytes: make it %d at least: %w", s.Capacity(), minBytes, domain.ErrInvalid)
 	}
-	head := make([]byte, s.BlockSize())
-	if err := s.Read(ctx, head, labelAt); err != nil {
-		return l, err
-	}
-	if [8]byte(head) == labelMagic {
-		if l, err = decodeLabel(head); err == nil && slotsAt+int64(l.slots)*slotBytes > s.Capacity() {
-			err = fmt.Errorf("it has %d bytes, fewer than when it was first used: %w", s.Capacity(), domain.ErrInvalid)
-		}
+	l, found, err := readLabel(ctx, s)
+	if found || err != nil {
 		return l, err
 	}
 	l.slots = uint32(min(maxSlots, (s.Capacity()-slotsAt)/slotBytes))
@@ -65,27 +59,30 @@ func label(ctx context.Context, s *initiator.Session) (l labelled, err error) {
 	if err := s.Read(ctx, all, 0); err != nil {
 		return l, err
 	}
-	if !empty(all) {
-		return relabelled(ctx, s, ErrForeign)
+	why := ErrForeign
+	if empty(all) {
+		_, _ = rand.Read(l.id[:]) // never fails
+		if why = swap(ctx, s, labelAt, make([]byte, s.BlockSize()), l.encode(s.BlockSize())); !errors.Is(why, initiator.ErrMiscompare) {
+			return l, why
+		}
 	}
-	_, _ = rand.Read(l.id[:]) // never fails
-	err = swap(ctx, s, labelAt, make([]byte, len(head)), l.encode(len(head)))
-	if errors.Is(err, initiator.ErrMiscompare) {
-		return relabelled(ctx, s, err)
+	// Another site may have made it one meanwhile.
+	if l, found, err = readLabel(ctx, s); err == nil && !found {
+		err = fmt.Errorf("%w: give votes an empty LUN of their own", why)
 	}
 	return l, err
 }
 
-// relabelled reads the label that another site made meanwhile; without one it is why.
-func relabelled(ctx context.Context, s *initiator.Session, why error) (labelled, error) {
+// readLabel reads the label; found is false where there is none.
+func readLabel(ctx context.Context, s *initiator.Session) (l labelled, found bool, err error) {
 	head := make([]byte, s.BlockSize())
-	if err := s.Read(ctx, head, labelAt); err != nil {
-		return labelled{}, err
+	if err := s.Read(ctx, head, labelAt); err != nil || [8]byte(head) != labelMagic {
+		return l, false, err
 	}
-	if [8]byte(head) != labelMagic {
-		return labelled{}, fmt.Errorf("%w: give votes an empty LUN of their own", why)
+	if l, err = decodeLabel(head); err == nil && slotsAt+int64(l.slots)*slotBytes > s.Capacity() {
+		err = fmt.Errorf("it has %d bytes, fewer than when it was first used: %w", s.Capacity(), domain.ErrInvalid)
 	}
-	return decodeLabel(head)
+	return l, true, err
 }
 
 // same keeps the identity of the first LUN that was seen, and refuses any other.
