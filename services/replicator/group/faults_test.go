@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -222,6 +223,21 @@ func TestAStageThatFindsNoRoomIsSentAgain(t *testing.T) {
 	}
 }
 
+// takesNothing makes a target hold every frame that comes until free is called.
+func (n *node) takesNothing() (free func()) {
+	held := make(chan struct{})
+	stop := func(place string) error {
+		if place == "take" {
+			<-held
+		}
+		return nil
+	}
+	n.fail.Store(&stop)
+	free = sync.OnceFunc(func() { close(held) })
+	n.t.Cleanup(free)
+	return free
+}
+
 func TestAPipeThatIsFullIsNoLoss(t *testing.T) {
 	slow(t)
 	c := newCluster(t, domain.ModeAsync)
@@ -230,21 +246,13 @@ func TestAPipeThatIsFullIsNoLoss(t *testing.T) {
 	c.promote("a", 257)
 	c.follows("a", "b")
 	a := c.nodes["a"]
-	var stuck atomic.Bool
-	stuck.Store(true)
-	stop := func(place string) error {
-		for place == "take" && stuck.Load() {
-			time.Sleep(time.Millisecond)
-		}
-		return nil
-	}
-	c.nodes["b"].fail.Store(&stop)
+	free := c.nodes["b"].takesNothing()
 	for i := range 24 { // 6 MiB, that the pipe of 1 does not hold
 		a.chunk(0, int64(i), byte(i))
 	}
 	eventually(t, "the target does not stream", func() bool { return c.target("a", "b").State != api.TargetStreaming && c.target("a", "b").Breaks > 0 })
 	eventually(t, "that is told", func() bool { return a.facts.has("target_stalled") })
-	stuck.Store(false)
+	free()
 	c.follows("a", "b")
 	c.same("a", "b")
 }
@@ -303,15 +311,7 @@ func TestAFullRingIsTold(t *testing.T) {
 	c.promote("a", 257)
 	c.follows("a", "b")
 	a := c.nodes["a"]
-	var stuck atomic.Bool
-	stuck.Store(true)
-	stop := func(place string) error {
-		for place == "take" && stuck.Load() {
-			time.Sleep(time.Millisecond)
-		}
-		return nil
-	}
-	c.nodes["b"].fail.Store(&stop)
+	free := c.nodes["b"].takesNothing()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -320,7 +320,7 @@ func TestAFullRingIsTold(t *testing.T) {
 		}
 	}()
 	c.told("a", api.HeldByJournal)
-	stuck.Store(false)
+	free()
 	<-ended
 	c.over("a", api.HeldByJournal)
 	c.follows("a", "b")
