@@ -21,20 +21,7 @@ import (
 var product string
 
 func TestMain(m *testing.M) {
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "holdfast-checkpoints-")
-	if err == nil {
-		defer func() { _ = os.RemoveAll(dir) }()
-		product, err = sitestest.Build(dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+	os.Exit(sitestest.Main(m, &product))
 }
 
 // writers append at the same time.

@@ -3,7 +3,6 @@
 package prefix
 
 import (
-	"fmt"
 	"os"
 	"testing"
 
@@ -14,20 +13,7 @@ import (
 var product string
 
 func TestMain(m *testing.M) {
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "holdfast-prefix-")
-	if err == nil {
-		defer func() { _ = os.RemoveAll(dir) }()
-		product, err = sitestest.Build(dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+	os.Exit(sitestest.Main(m, &product))
 }
 
 func newSites(t *testing.T, mode string) *sitestest.Sites {

@@ -46,6 +46,20 @@ type Sites struct {
 	running map[string]*exec.Cmd
 }
 
+// Main is a package's TestMain: it builds the binary under test once, into product, and runs the tests. It gives the exit code.
+func Main(m *testing.M, product *string) int {
+	dir, err := os.MkdirTemp("", "holdfast-sites-")
+	if err == nil {
+		defer func() { _ = os.RemoveAll(dir) }()
+		*product, err = Build(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
 // Build builds the product into a folder, and gives the binary.
 func Build(dir string) (string, error) {
 	file := filepath.Join(dir, "holdfast")
