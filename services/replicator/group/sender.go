@@ -66,6 +66,8 @@ type sender struct {
 var (
 	// errRejoin ends a stream that has to begin again with a rejoin.
 	errRejoin = errors.New("begin again")
+	// errCut ends a stream whose connection was lost: a break, after which it begins again as soon as there is a connection.
+	errCut = errors.New("the connection was lost")
 	// errCommitted ends a resync that the target now makes its image.
 	errCommitted = errors.New("the target takes over what was sent")
 )
@@ -101,7 +103,7 @@ func (t *sender) run(ctx context.Context) {
 		t.tellStalled(ctx, err)
 		t.s.log.Debug("target not streaming", "target", string(t.site), "error", err)
 		pause := t.s.g.cfg.Timing.Retry
-		if errors.Is(err, errRejoin) {
+		if errors.Is(err, errRejoin) || errors.Is(err, errCut) {
 			pause = min(pause, 20*time.Millisecond)
 		}
 		if !sleep(ctx, pause) {

@@ -83,7 +83,7 @@ func (t *sender) stream(ctx context.Context, out *outgoing) error {
 		case <-turn:
 		case <-check.C:
 		case <-out.lost():
-			return fmt.Errorf("target %s: the connection was lost: %w", t.site, errRejoin)
+			return fmt.Errorf("target %s: %w: %w", t.site, errCut, domain.ErrUnavailable)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
