@@ -54,7 +54,7 @@ func bootDisk(t *testing.T) string {
 	initrd := r.initrd()
 	writeBootSector(t, disk)
 	config := filepath.Join(t.TempDir(), "syslinux.cfg")
-	if err := os.WriteFile(config, []byte("DEFAULT linux\nLABEL linux\nLINUX /vmlinuz\nINITRD /initrd\nAPPEND console=ttyS0 quiet panic=-1 hf.root=/dev/vda2\n"), 0o644); err != nil {
+	if err := os.WriteFile(config, []byte("DEFAULT linux\nLABEL linux\nLINUX /vmlinuz\nINITRD /initrd\nAPPEND console=ttyS0 quiet panic=-1 no_timer_check hf.root=/dev/vda2\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	image := disk + "@@" + at

@@ -52,7 +52,7 @@ func boot(t *testing.T, m machine) *guest {
 	g.monitor = listenMonitor(t, filepath.Join(dir, "qmp"))
 	args = append(args, "-chardev", "socket,id=qmp,path="+filepath.Join(dir, "qmp"), "-mon", "chardev=qmp,mode=control")
 	if m.kernel != "" {
-		args = append(args, "-kernel", m.kernel, "-initrd", m.initrd, "-append", "console=ttyS0 panic=-1 quiet loglevel=6")
+		args = append(args, "-kernel", m.kernel, "-initrd", m.initrd, "-append", "console=ttyS0 panic=-1 quiet loglevel=6 no_timer_check")
 	}
 	for i, d := range m.disks {
 		args = append(args, "-blockdev", d+fmt.Sprintf(",node-name=disk%d", i),

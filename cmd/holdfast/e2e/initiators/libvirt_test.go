@@ -133,7 +133,7 @@ func (h *hypervisor) domain(s *target, kernel, initrd string) string {
 		fmt.Fprintf(&serial, "<serial type='unix'><source mode='connect' path='%s/shell%d'/><target port='%d'/></serial>", h.dir, i, i+1)
 	}
 	return fmt.Sprintf(`<domain type='qemu'><name>holdfast-e2e</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>
-<os><type arch='x86_64' machine='q35'>hvm</type><kernel>%s</kernel><initrd>%s</initrd><cmdline>console=ttyS0 panic=-1 quiet</cmdline></os>
+<os><type arch='x86_64' machine='q35'>hvm</type><kernel>%s</kernel><initrd>%s</initrd><cmdline>console=ttyS0 panic=-1 quiet no_timer_check</cmdline></os>
 <features><acpi/></features><cpu mode='maximum'/><on_reboot>destroy</on_reboot>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator><controller type='usb' model='none'/><memballoon model='none'/>
 <disk type='network' device='disk'><driver name='qemu' type='raw' cache='none' error_policy='stop' rerror_policy='stop' discard='unmap'/>
