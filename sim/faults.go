@@ -22,6 +22,9 @@ func (w *world) scheduleFaults() {
 			w.at(t, w.reweigh)
 		}
 	}
+	if w.cfg.forces {
+		w.op.schedule()
+	}
 	if w.cfg.consent {
 		w.at(w.between(g, w.cfg.length), func() { w.anySite().q.deliver(func() { w.consent() }) })
 	}
@@ -180,7 +183,14 @@ func (w *world) heal() {
 	w.healed = true
 	w.cut = [8][8]bool{}
 	w.drop, w.dup, w.late, w.localLate = 0, 0, 0, 0
+	for _, s := range w.sites {
+		if _, under := s.c.Forcing(); under && s.q.up {
+			s.do(s.c.Withdraw(s.q.local())) // the operator's word is over: the lost machines come back
+			s.campaign(false)
+		}
+	}
 	for _, m := range w.machines {
+		m.offTill = 0
 		if m.frozen {
 			m.frozen, m.realBase = false, w.now
 		}

@@ -21,6 +21,7 @@ type machine struct {
 	base     core.Instant  // reading at realBase
 	realBase time.Duration //
 	step     time.Duration // of the wall clock, for the mutant that runs on it
+	offTill  time.Duration // switched off before this real time, by the word of an operator
 	frozen   bool          // suspended with a clock that stops, for the mutant
 }
 
@@ -140,7 +141,7 @@ func (m *machine) reboot(d time.Duration) {
 	m.proc++
 	m.boot++
 	proc := m.proc
-	m.w.after(d, func() {
+	m.w.after(max(d, m.offTill-m.w.now), func() {
 		if m.proc != proc {
 			return
 		}

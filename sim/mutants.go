@@ -16,6 +16,8 @@ type Mutations struct {
 	UncommittedShrink   bool // the writer stops waiting when it asks, not when it is told
 	GrowWaitsLate       bool // the writer waits for a new replica once the set is committed
 	GrowTooEarly        bool // a replica is proposed before it holds everything acknowledged
+	PreventIgnored      bool // a site that may join only competes all the same
+	OftenForced         bool // not a fault of the protocol: every schedule has an operator who forces quorum
 	WideDrift           bool // not a fault of the protocol: clocks drift ten times as far as ε allows for
 }
 
@@ -55,6 +57,11 @@ func Mutants() []Mutant {
 		{"update-is-no-grant", 20000, false, "a voter does not extend on Update", func(m *Mutations) { m.UpdateIsNoGrant = true }},
 		{"echoed-timestamps", 8000, false, "the send time travels and is believed", func(m *Mutations) { m.EchoedTimestamps = true }},
 		{"any-rounds-acknowledgement", 8000, false, "an old round's acknowledgement counts", func(m *Mutations) { m.AnyRoundsAck = true }},
+		{"force-undrained", 500, false, "a force does not wait for the old lease", func(m *Mutations) { m.ForceUndrained, m.OftenForced = true, true }},
+		{"force-not-sticky", 2000, false, "a higher force generation is not seen", func(m *Mutations) { m.ForceNotSticky, m.OftenForced = true, true }},
+		{"no-cold-start", 1500, false, "a site competes after a boot before it hears another", func(m *Mutations) { m.NoColdStart, m.OftenForced = true, true }},
+		{"force-ignores-loss", 1500, false, "a force needs no consent to a loss", func(m *Mutations) { m.ForceLossIgnored, m.OftenForced = true, true }},
+		{"prevent-ignored", 3000, false, "a site that may join only competes all the same", func(m *Mutations) { m.PreventIgnored, m.OftenForced = true, true }},
 	}
 }
 

@@ -16,6 +16,7 @@ type Result struct {
 	Events    int
 	Grants    int           // epochs granted
 	Begins    int           // times a site began to serve
+	Forced    bool          // an epoch was granted by force
 	Writes    int           // acknowledged
 	Takeover  time.Duration // from the end of the faults until a site serves, real time
 }
@@ -35,10 +36,11 @@ func Run(seed uint64, mut Mutations, trace func(string)) Result {
 		if !w.broken() && !w.serving() {
 			w.violate("L: nobody serves %v after every fault was mended", r.Takeover)
 		}
+		w.restore()
 		w.runUntil(w.now+w.cfg.timing.G/2, w.broken)
 	}
 	r.Violation, r.Events, r.Writes = w.violation, w.engine.steps, len(w.ledger.acked)
-	r.Grants, r.Begins = w.ledger.grants, w.ledger.begins
+	r.Grants, r.Begins, r.Forced = w.ledger.grants, w.ledger.begins, w.op.forced
 	return r
 }
 
@@ -57,6 +59,7 @@ type Summary struct {
 	Events    int64
 	Grants    int64
 	Begins    int64
+	Forced    int64 // schedules in which an epoch was granted by force
 	Writes    int64
 	Violation *Result // of the lowest seed found, nil when every invariant held
 	Elapsed   time.Duration
@@ -68,8 +71,8 @@ func (s Summary) String() string {
 	if s.Violation != nil {
 		verdict = fmt.Sprintf("VIOLATION with seed %d: %s", s.Violation.Seed, s.Violation.Violation)
 	}
-	return fmt.Sprintf("%d schedules, %d events, %d epochs, %d takeovers, %d acknowledged writes in %v: %s",
-		s.Schedules, s.Events, s.Grants, s.Begins, s.Writes, s.Elapsed.Round(10*time.Millisecond), verdict)
+	return fmt.Sprintf("%d schedules, %d events, %d epochs, %d takeovers, %d with a forced quorum, %d acknowledged writes in %v: %s",
+		s.Schedules, s.Events, s.Grants, s.Begins, s.Forced, s.Writes, s.Elapsed.Round(10*time.Millisecond), verdict)
 }
 
 // Many runs n schedules with seeds from first on, on all processors, and stops at the first violation.
@@ -109,6 +112,9 @@ func (s *Summary) add(r Result) {
 	s.Events += int64(r.Events)
 	s.Grants += int64(r.Grants)
 	s.Begins += int64(r.Begins)
+	if r.Forced {
+		s.Forced++
+	}
 	s.Writes += int64(r.Writes)
 	if r.Violation != "" && (s.Violation == nil || r.Seed < s.Violation.Seed) {
 		s.Violation = &r

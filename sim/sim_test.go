@@ -31,6 +31,17 @@ func TestInvariantsHoldUnderFaults(t *testing.T) {
 	}
 }
 
+func TestAForcedQuorumIsSafeAndHeals(t *testing.T) {
+	sum := Many(1, schedules(t, 240)/4, Mutations{OftenForced: true})
+	t.Log(sum)
+	if v := sum.Violation; v != nil {
+		t.Errorf("seed %d: %s\nreplay: go run ./sim/cmd/sim -forced -seed %d -v", v.Seed, v.Violation, v.Seed)
+	}
+	if sum.Forced < int64(sum.Schedules/10) {
+		t.Errorf("quorum was forced too seldom to show anything: %s", sum)
+	}
+}
+
 func TestASeedReplaysTheSameSchedule(t *testing.T) {
 	for seed := uint64(1); seed <= 20; seed++ {
 		var first, second []string

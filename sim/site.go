@@ -19,6 +19,9 @@ type siteNode struct {
 	plane    *plane
 	moving   domain.SiteID
 	moveAt   domain.Epoch
+	// prevented is durable: the site may join a quorum, not form one.
+	prevented bool
+	warm      int // the boot in which a voter of another site was heard
 }
 
 type passiveNode struct {
@@ -42,10 +45,10 @@ func (s *siteNode) newPassive(sh *shareNode) *passiveNode {
 }
 
 // start begins a new process of the quorum service: it remembers nothing and competes.
-func (s *siteNode) start(rebooted bool) {
+func (s *siteNode) start() {
 	s.w.counter++
 	s.c = core.NewCandidate(core.Params{Self: s.id, Index: s.index + 1, Rank: s.index, Timing: s.w.cfg.timing,
-		Initial: s.w.initial, Sites: s.w.places, ColdStart: rebooted, Incarnation: s.w.counter})
+		Initial: s.w.initial, Sites: s.w.places, ColdStart: s.warm != s.q.boot, JoinOnly: s.prevented && !s.w.mut.PreventIgnored, Incarnation: s.w.counter})
 	s.c.Mutate(s.w.mut.Mutations)
 	s.moving = ""
 	for i, p := range s.passives {
@@ -86,6 +89,11 @@ func (s *siteNode) do(actions []core.Action) {
 			s.tellInSync(a)
 		case core.Refused:
 			s.w.logf("%s refused: %s", s.id, a.Reason)
+		case core.Warmed:
+			s.warm = s.q.boot
+		case core.ForceRefused:
+			s.w.logf("%s force refused: %s %v", s.id, a.Reason, a.Voters)
+			s.q.after(0, func() { s.campaign(false) })
 		case core.ConfigCommitted:
 			s.w.logf("%s configuration %d %v committed", s.id, a.Config.Version, a.Config.Weights)
 		}
@@ -106,6 +114,10 @@ func (s *siteNode) arm() {
 }
 
 func (s *siteNode) granted(g core.Granted) {
+	if g.Forced {
+		s.w.op.forced = true
+		s.w.logf("%s FORCED", s.id)
+	}
 	s.w.logf("%s GRANTED %s until %v, in sync %v, loss accepted %v", s.id, g.Epoch, time.Duration(g.Deadline), g.Reg.InSync, g.AcceptLoss)
 	s.w.ledger.epochGranted(s.w, s, g.Epoch)
 	s.w.checkLeases(s)
@@ -113,6 +125,9 @@ func (s *siteNode) granted(g core.Granted) {
 }
 
 func (s *siteNode) send(a core.Send) {
+	if _, under := s.c.Forcing(); under && a.Req.Verb == core.Accept {
+		s.w.op.accepted = true
+	}
 	for _, p := range s.passives {
 		if p.share.id == a.To {
 			p.do(p.p.Request(s.q.local(), a.Req))

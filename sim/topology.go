@@ -87,6 +87,7 @@ type scenario struct {
 	reweigh  bool
 	degrade  bool          // the holder shrinks the in-sync set when a replica lags
 	consent  bool          // an operator may accept a loss
+	forces   bool          // an operator loses sites and forces quorum
 	latency  time.Duration // one way, at most
 	writeGap time.Duration
 }

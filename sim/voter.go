@@ -83,6 +83,9 @@ func (v *voterNode) store() {
 		v.older, v.durable = v.durable, s.rec
 	}
 	v.mirror = s.vol
+	if s.persist && v.m.up {
+		v.heard()
+	}
 }
 
 func (v *voterNode) reply(to *siteNode, resp core.Response) {

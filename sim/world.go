@@ -27,6 +27,7 @@ type world struct {
 	healed    bool
 	counter   uint64 // incarnations
 
+	op        *operator
 	ledger    ledger
 	violation string
 }
@@ -34,7 +35,7 @@ type world struct {
 func newWorld(seed uint64, mut Mutations, trace func(string)) *world {
 	w := &world{engine: newEngine(seed), mut: mut}
 	w.trace = trace
-	w.build(w.drawScenario())
+	w.build(w.hireOperator(seed, w.drawScenario()))
 	return w
 }
 
@@ -49,7 +50,8 @@ func (w *world) build(cfg scenario) {
 		w.addVoter(v)
 	}
 	for _, s := range w.sites {
-		s.start(false)
+		s.warm = s.q.boot
+		s.start()
 		s.plane.start()
 	}
 }
@@ -130,10 +132,15 @@ func (w *world) started(m *machine, rebooted bool) {
 	}
 	for _, s := range w.sites {
 		if s.q == m {
-			s.start(rebooted)
+			s.start()
 		}
 		if s.plane.m == m {
 			s.plane.start()
+		}
+	}
+	for _, v := range w.voters {
+		if v.m == m {
+			v.heard()
 		}
 	}
 }

@@ -22,6 +22,7 @@ type Granted struct {
 	Reg        Register
 	AcceptLoss bool   // the site was not in sync and the loss was accepted
 	Estimate   string // of the loss, as the campaign recorded it
+	Forced     bool   // with the voters that an operator named
 }
 
 // Extended moves the deadline.
@@ -64,6 +65,10 @@ type ConfigCommitted struct {
 // Refused says why a command was not or cannot now be carried out.
 type Refused struct{ Reason Reason }
 
+// Warmed says that the first voter of another site since the boot was heard. Until it is noted, a candidate that is built anew
+// in the same boot starts cold too.
+type Warmed struct{}
+
 // PhaseChanged shows how far the candidate is, with the tally that led there.
 type PhaseChanged struct {
 	Phase Phase
@@ -79,6 +84,7 @@ func (Vacated) action()         {}
 func (InSyncCommitted) action() {}
 func (ConfigCommitted) action() {}
 func (Refused) action()         {}
+func (Warmed) action()          {}
 func (PhaseChanged) action()    {}
 
 // Reason says why a lease was lost or a command refused.

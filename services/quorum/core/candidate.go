@@ -15,7 +15,7 @@ type Params struct {
 	Timing      Timing
 	Initial     Register                  // before anything was voted: weights, home site in sync
 	Sites       map[VoterID]domain.SiteID // where each voter is, for the cold-start rule
-	ColdStart   bool                      // true for a candidate built after a reboot, or when that is not known
+	ColdStart   bool                      // true until Warmed was told in this boot, or when that is not known
 	JoinOnly    bool                      // prevent quorum: never competes
 	Incarnation uint64                    // differs between restarts, keeps nonces apart
 }
@@ -63,6 +63,7 @@ type Candidate struct {
 
 	held    holder
 	parting *release
+	force   *forcing
 }
 
 // NewCandidate makes an idle candidate.
@@ -97,7 +98,7 @@ func (c *Candidate) Campaign(now Instant, cmd Campaign) []Action {
 // Withdraw stops competing. A lease that is held is kept; use Release for that.
 func (c *Candidate) Withdraw(now Instant) []Action {
 	out := c.expire(now)
-	c.campaign = nil
+	c.campaign, c.force = nil, nil
 	if c.state != holding {
 		c.state, c.cur = idle, nil
 		out = append(out, c.enter(Idle)...)
@@ -113,7 +114,7 @@ func (c *Candidate) Hint(now Instant) []Action {
 		c.hinted = c.state == probing
 		return nil
 	}
-	if c.objection(c.known) != "" {
+	if c.force != nil || c.objection(c.known) != "" {
 		return c.startProbe(now)
 	}
 	return c.startPrepare(now)
@@ -141,6 +142,9 @@ func (c *Candidate) NextWake() (Instant, bool) {
 		soonest(c.retryAt)
 	case probing, preparing, accepting:
 		soonest(c.cur.sentAt.Add(c.p.Timing.Round))
+	}
+	if c.force != nil {
+		soonest(c.force.until)
 	}
 	if c.parting != nil {
 		soonest(c.parting.next)
@@ -170,8 +174,19 @@ func (c *Candidate) Tick(now Instant) []Action {
 // Receive takes one answer. Late, repeated and foreign answers do nothing.
 func (c *Candidate) Receive(now Instant, resp Response) []Action {
 	out := c.expire(now)
-	if lost := c.learn(resp); lost != nil {
+	if c.mut.ForceNotSticky {
+		resp = c.unforced(resp)
+	}
+	cold := !c.warm
+	lost := c.learn(resp)
+	if cold && c.warm {
+		out = append(out, Warmed{})
+	}
+	if lost != nil {
 		return append(out, lost...)
+	}
+	if c.contradicted(resp) {
+		return append(out, c.endForce(StillAnswers, resp.Voter)...)
 	}
 	if resp.Verb == Release {
 		return append(out, c.releaseAnswered(resp)...)
@@ -216,10 +231,11 @@ func (c *Candidate) learn(resp Response) []Action {
 
 // isWarm reports whether the site may compete: it has heard a voter of another site, or there is none.
 func (c *Candidate) isWarm() bool {
-	if c.warm {
+	if c.warm || c.mut.NoColdStart {
 		return true
 	}
-	for _, id := range c.known.Config.Voters() {
+	// Everybody ever named counts: a forced configuration names nobody else, and may be void since.
+	for _, id := range c.electors {
 		if c.p.Sites[id] != c.p.Self {
 			return false
 		}
@@ -288,6 +304,9 @@ func (c *Candidate) startProbe(now Instant) []Action {
 
 // probed looks whether enough voters are free under the newest configuration seen in this round.
 func (c *Candidate) probed(now Instant) []Action {
+	if c.force != nil {
+		return c.forceProbed(now)
+	}
 	reg := c.cur.newest(c.p.Initial, func(Response) bool { return true })
 	if !c.quorum(reg.Config, c.cur.ok) || c.objection(reg) != "" {
 		return nil
@@ -300,10 +319,16 @@ func (c *Candidate) objection(reg Register) Reason {
 	switch {
 	case !c.isWarm():
 		return ColdStart
-	case reg.WE.Force() < c.promise.Force():
+	case reg.WE.Force() < c.promise.Force() && !c.everybodyAgrees() && !c.mut.ForceNotSticky:
 		return OlderForce
 	}
 	return reg.Bars(c.p.Self, c.campaign.AcceptLoss || c.mut.InSyncIgnored)
+}
+
+// everybodyAgrees reports whether every voter there ever was said yes in this round. Then a force that was begun, and of which
+// no voter has a register, was never granted and can no longer be: each of the voters it needs would have to break its promise.
+func (c *Candidate) everybodyAgrees() bool {
+	return c.cur != nil && !slices.ContainsFunc(c.electors, func(id VoterID) bool { return !c.cur.ok(id) })
 }
 
 func (c *Candidate) startPrepare(now Instant) []Action {
@@ -312,11 +337,17 @@ func (c *Candidate) startPrepare(now Instant) []Action {
 		c.tally = c.cur.tally(c.known.Config)
 	}
 	out := c.enter(Comparing)
+	if c.force != nil {
+		return append(out, c.broadcast(now, Prepare, c.forcedEpoch(), c.force.cmd.Named, nil)...)
+	}
 	n := max(c.promise, c.known.WE).Next(c.p.Index)
 	return append(out, c.broadcast(now, Prepare, n, c.electors, nil)...)
 }
 
 func (c *Candidate) prepared(now Instant) []Action {
+	if c.force != nil {
+		return c.forcePrepared(now)
+	}
 	reg := c.cur.newest(c.p.Initial, func(r Response) bool { return r.Verdict == OK })
 	if !c.quorum(reg.Config, c.cur.ok) || c.objection(reg) != "" {
 		return nil
@@ -328,7 +359,11 @@ func (c *Candidate) startAccept(now Instant, reg Register) []Action {
 	c.state = accepting
 	n := c.cur.epoch
 	c.lossUsed = !reg.Holds(c.p.Self)
-	if c.lossUsed {
+	switch {
+	case c.force != nil:
+		c.lossUsed = c.forceLoses(reg)
+		reg = c.forceRegister(reg)
+	case c.lossUsed:
 		reg.InSync = []domain.SiteID{c.p.Self}
 	}
 	reg.WE, reg.Seq, reg.Counter = n, 1, 0
@@ -356,15 +391,18 @@ func (c *Candidate) accepted(now Instant) []Action {
 	c.held.deadline, c.held.committed, c.held.waitFor = deadline, reg, reg.InSync
 	c.held.rounds = []*round{c.cur}
 	out := []Action{Granted{Epoch: c.held.epoch, Deadline: deadline, Reg: reg,
-		AcceptLoss: c.lossUsed, Estimate: c.estimate()}}
-	c.campaign, c.cur, c.attempt = &Campaign{}, nil, 0
+		AcceptLoss: c.lossUsed, Estimate: c.estimate(), Forced: c.force != nil}}
+	c.campaign, c.force, c.cur, c.attempt = &Campaign{}, nil, nil, 0
 	out = append(out, c.enter(Functional)...)
 	return append(out, c.finishJoint(now)...)
 }
 
 func (c *Candidate) estimate() string {
-	if !c.lossUsed || c.campaign == nil {
+	switch {
+	case !c.lossUsed || c.campaign == nil:
 		return ""
+	case c.force != nil:
+		return c.force.cmd.Estimate
 	}
 	return c.campaign.Estimate
 }
@@ -374,7 +412,13 @@ func (c *Candidate) endRound(now Instant) []Action {
 	reg := c.cur.newest(c.p.Initial, func(Response) bool { return true })
 	var out []Action
 	c.tally = c.cur.tally(reg.Config)
-	if c.state == probing {
+	if c.force != nil {
+		c.tally = c.cur.tally(Config{Weights: c.namedWeights(reg, c.force.cmd.Named)})
+	}
+	switch {
+	case c.state == probing && c.force != nil:
+		c.retryAt = now.Add(c.p.Timing.Retry)
+	case c.state == probing:
 		c.retryAt = now.Add(c.p.Timing.Retry)
 		switch at, ok := c.cur.freeAt(reg.Config, c.quorum); {
 		case ok && c.quorum(reg.Config, c.cur.ok):
@@ -390,7 +434,7 @@ func (c *Candidate) endRound(now Instant) []Action {
 		if c.hinted {
 			c.hinted, c.retryAt = false, now
 		}
-	} else {
+	default:
 		c.attempt++
 		c.retryAt = now.Add(c.p.Timing.Retry + c.stagger(c.p.Rank) + c.jitter())
 	}

@@ -16,6 +16,7 @@ type holder struct {
 	waitFor   []domain.SiteID // sites of the committed in-sync set and of every set proposed since
 	rounds    []*round        // the newest last; late acknowledgements of the older ones still count, for their own send times
 	next      Instant         // when the next round is due
+	adopted   []VoterID       // have voted for the epoch, also outside its configuration
 }
 
 // keptRounds bounds the memory of rounds: with the default timing they span more than H.
@@ -59,6 +60,9 @@ func (c *Candidate) deadline(now Instant, r *round) Instant {
 // expire drops the epoch once its time is over. It runs before anything else is looked at, so that no acknowledgement
 // can revive it.
 func (c *Candidate) expire(now Instant) []Action {
+	if c.force != nil && now >= c.force.until {
+		return c.endForce(ForceTooLate)
+	}
 	if c.state != holding || now < c.held.deadline {
 		return nil
 	}
@@ -125,6 +129,7 @@ func (c *Candidate) startRenewal(now Instant) []Action {
 	if len(h.rounds) > keptRounds {
 		h.rounds = h.rounds[1:]
 	}
+	out = append(out, c.herald(to)...)
 	// Without a quorum the next round follows when this one has had its time, otherwise at the renewal interval.
 	h.next = now.Add(c.p.Timing.Round)
 	return out
@@ -132,6 +137,7 @@ func (c *Candidate) startRenewal(now Instant) []Action {
 
 // holderReceive counts an acknowledgement for the round it names, and for no other.
 func (c *Candidate) holderReceive(now Instant, resp Response) []Action {
+	c.noteAdopted(resp)
 	r := c.roundOf(resp)
 	if r == nil {
 		return nil

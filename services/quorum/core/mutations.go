@@ -14,6 +14,10 @@ type Mutations struct {
 	NoJointConfig     bool // weights change in one step
 	EchoedTimestamps  bool // the send time travels in the message and is believed when it comes back
 	AnyRoundsAck      bool // an acknowledgement of any round counts for the newest
+	ForceUndrained    bool // a force waits for no lease, and asks no voter whether it is another's
+	ForceNotSticky    bool // a candidate does not see that an answer is of a higher force generation
+	ForceLossIgnored  bool // a force needs no consent to a loss
+	NoColdStart       bool // a candidate that has just booted competes on its own site's word
 	NoPassiveStanding bool // a challenger does not wait for a passive voter's heartbeat to stand still
 }
 

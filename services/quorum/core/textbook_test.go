@@ -110,7 +110,7 @@ func (l *lab) serving() domain.SiteID {
 func (l *lab) story() string {
 	var out []string
 	for _, line := range l.lines {
-		for _, word := range []string{"LOST", "SPLIT", "GRANTED", "refused"} {
+		for _, word := range []string{"LOST", "SPLIT", "BACK", "FORCE", "GRANTED", "refused", "configuration"} {
 			if strings.Contains(line, word) {
 				out = append(out, line)
 				break

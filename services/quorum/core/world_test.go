@@ -95,6 +95,9 @@ func (w *world) do(site domain.SiteID, actions []Action) {
 		case Send:
 			w.send(site, a)
 		case Granted:
+			if a.Forced {
+				w.logf("%s FORCED %s", site, a.Epoch)
+			}
 			w.logf("%s GRANTED %s until %.3f in sync %v%s", site, a.Epoch, time.Duration(a.Deadline).Seconds(), a.Reg.InSync, lossNote(a))
 		case Extended:
 			w.logf("%s extended until %.3f", site, time.Duration(a.Deadline).Seconds())
@@ -111,6 +114,8 @@ func (w *world) do(site domain.SiteID, actions []Action) {
 			w.logf("%s in sync %v committed (%d)", site, a.InSync, a.Counter)
 		case ConfigCommitted:
 			w.logf("%s configuration %d committed: %v", site, a.Config.Version, a.Config.Voters())
+		case ForceRefused:
+			w.logf("%s force refused: %s %v", site, a.Reason, a.Voters)
 		case Refused:
 			w.logf("%s refused: %s", site, a.Reason)
 		case PhaseChanged:

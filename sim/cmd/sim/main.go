@@ -20,6 +20,7 @@ func run(args []string, out, errs io.Writer) int {
 	schedules := flags.Int("schedules", 20000, "how many `schedules` to run")
 	seed := flags.Uint64("seed", 0, "run only this `seed`")
 	first := flags.Uint64("first", 1, "first `seed` of the schedules")
+	forced := flags.Bool("forced", false, "let an operator force quorum in every schedule")
 	verbose := flags.Bool("v", false, "print the transcript (with -seed)")
 	mutant := flags.String("mutant", "", "break the protocol in the way `named`; 'list' names them")
 	if err := flags.Parse(args); err != nil {
@@ -40,6 +41,7 @@ func run(args []string, out, errs io.Writer) int {
 		}
 		m.Set(&mut)
 	}
+	mut.OftenForced = mut.OftenForced || *forced
 	debug.SetGCPercent(-1) // collect by memory, not by growth: a schedule is short and leaves nothing behind
 	debug.SetMemoryLimit(384 << 20)
 	if *seed != 0 {
