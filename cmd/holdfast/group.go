@@ -141,6 +141,9 @@ func (v *groupView) print(cmd *cobra.Command) error {
 	g := v.Desired.Group
 	fmt.Fprintf(w, "group\t%s (tier %d)\nhome\t%s\nruns at\t%s since epoch %s\nfailover\t%s, hold-down %s\n", g.ID, g.Tier, g.Home, v.Desired.Site, v.Desired.Epoch, g.Failover, g.HoldDown)
 	fmt.Fprintf(w, "policy\tversion %d, revision %d, on target loss %s, RPO target %s\n", v.Desired.Version, v.Desired.Revision, g.OnTargetLoss, g.RPO)
+	if text := placementText(g.Placement); text != "" {
+		fmt.Fprintf(w, "placement\t%s\n", text)
+	}
 	for _, t := range g.Targets {
 		fmt.Fprintf(w, "target\t%s, %s\n", t.Site, t.Mode)
 	}

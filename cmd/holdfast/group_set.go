@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +20,10 @@ import (
 // groupSettings are the flags of group set, as they were given.
 type groupSettings struct {
 	targets, remove, place []string
+	prefer                 string
+	pin, forbid            []string
+	returnAfter            time.Duration
+	returnWithin           []string
 	rpo, holdDown          time.Duration
 	tier                   int
 	congestion             string
@@ -35,6 +40,8 @@ func groupSetCommand(r *remote, site *string) *cobra.Command {
 			"A target that becomes synchronous catches up first, and counts as in sync only once the quorum has it. One that no longer is, is waited\n" +
 			"for until the quorum has let go of it. With mode none, and when it is removed, nothing more is sent: its copy stays at that site as it is.",
 		Example: "  holdfast group set erp --target b=sync --target c=async --rpo 5s\n" +
+			"  holdfast group set erp --pin a,b --prefer a   # never at another site; a first. --pin '' lets it go\n" +
+			"  holdfast group set erp --prefer a --return-after 30m --return-within sat,sun@02:00-05:00\n" +
 			"  holdfast group set erp --remove-target c --reason 'site c is given up'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return groupSet(cmd, r, *site, domain.GroupID(args[0]), o)
@@ -47,6 +54,11 @@ func groupSetCommand(r *remote, site *string) *cobra.Command {
 	f.DurationVar(&o.rpo, "rpo", 0, "the target for the loss of an asynchronous group, as 5s")
 	f.StringVar(&o.loss, "on-target-loss", "", "what a synchronous group does when it loses its target: suspend or degrade")
 	f.StringVar(&o.congestion, "congestion", "", "what a primary does when an asynchronous target cannot follow: overflow, or throttle its writers")
+	f.StringVar(&o.prefer, "prefer", "", "the site that takes the group over first; '' for none")
+	f.StringSliceVar(&o.pin, "pin", nil, "SITE[,SITE...]: the only sites that may serve the group; '' for any")
+	f.StringSliceVar(&o.forbid, "forbid", nil, "SITE[,SITE...]: sites that never serve the group, and keep their copies; '' for none")
+	f.DurationVar(&o.returnAfter, "return-after", 0, "move to the preferred site by itself once its copy there has been in sync for so long; 0, the default: never")
+	f.StringArrayVar(&o.returnWithin, "return-within", nil, "[DAY[,DAY...]@]HH:MM-HH:MM: a part of the day in which that move may begin; '' for always")
 	f.IntVar(&o.tier, "tier", 0, "1 business critical, 2 important, 3 low")
 	f.StringVar(&o.failover, "failover", "", "auto or manual")
 	f.DurationVar(&o.holdDown, "hold-down", 0, "how long a disaster lasts before an automatic failover")
@@ -74,6 +86,9 @@ func (o *groupSettings) request(cmd *cobra.Command, id domain.GroupID) (api.Grou
 		return req, err
 	}
 	changed := cmd.Flags().Changed
+	if err := o.placement(changed, &req); err != nil {
+		return req, err
+	}
 	if changed("rpo") {
 		req.RPO = &o.rpo
 	}
@@ -83,11 +98,96 @@ func (o *groupSettings) request(cmd *cobra.Command, id domain.GroupID) (api.Grou
 	if changed("tier") {
 		req.Tier = &o.tier
 	}
-	if len(req.Targets)+len(req.Remove)+len(req.Placements) == 0 && req.RPO == nil && req.HoldDown == nil && req.Tier == nil && req.OnTargetLoss == "" && req.Congestion == "" && req.Failover == "" {
+	if reflect.DeepEqual(req, api.GroupSetRequest{Group: id, Revision: o.revision, Reason: o.reason, By: o.by}) {
 		return req, fmt.Errorf("group set %s: %w: nothing to change was given: see holdfast group set --help", id, domain.ErrInvalid)
 	}
 	sayWho(&req.By, &req.Host)
 	return req, nil
+}
+
+// placement takes over which sites may serve the group. What a flag names replaces what was; what none names stays. The two flags
+// of a return go together: one alone would take the other's setting away.
+func (o *groupSettings) placement(changed func(string) bool, req *api.GroupSetRequest) error {
+	if changed("prefer") {
+		site := domain.SiteID(o.prefer)
+		req.Preferred = &site
+	}
+	for name, to := range map[string]**[]domain.SiteID{"pin": &req.Pinned, "forbid": &req.Forbidden} {
+		if changed(name) {
+			sites := []domain.SiteID{}
+			for _, s := range map[string][]string{"pin": o.pin, "forbid": o.forbid}[name] {
+				sites = append(sites, domain.SiteID(s))
+			}
+			*to = &sites
+		}
+	}
+	switch {
+	case changed("return-within") && !changed("return-after"):
+		return fmt.Errorf("--return-within: %w: give --return-after with it: how long the copy must have been in sync", domain.ErrInvalid)
+	case !changed("return-after"):
+		return nil
+	}
+	req.Return = &domain.Return{After: o.returnAfter}
+	for _, text := range o.returnWithin {
+		if text == "" {
+			continue
+		}
+		w, err := windowOf(text)
+		if err != nil {
+			return fmt.Errorf("--return-within %q: %w", text, err)
+		}
+		req.Return.Within = append(req.Return.Within, w)
+	}
+	return nil
+}
+
+// windowOf reads [DAY[,DAY...]@]HH:MM-HH:MM. Errors wrap domain.ErrInvalid.
+func windowOf(text string) (domain.Window, error) {
+	var w domain.Window
+	days, times, dated := strings.Cut(text, "@")
+	if !dated {
+		times = days
+	} else {
+		for _, d := range strings.Split(days, ",") {
+			if !slices.Contains(domain.Days(), domain.Day(d)) {
+				return w, fmt.Errorf("%q is no day: %w: use mon, tue, wed, thu, fri, sat or sun", d, domain.ErrInvalid)
+			}
+			w.Days = append(w.Days, domain.Day(d))
+		}
+	}
+	from, to, ok := strings.Cut(times, "-")
+	w.From, w.To = domain.Clock(from), domain.Clock(to)
+	_, err1 := w.From.Minutes()
+	_, err2 := w.To.Minutes()
+	if !ok || err1 != nil || err2 != nil {
+		return w, fmt.Errorf("%w: write [DAY[,DAY...]@]HH:MM-HH:MM, as sat,sun@22:00-05:00", domain.ErrInvalid)
+	}
+	return w, nil
+}
+
+// placementText is a group's placement in words; empty when there is none.
+func placementText(p domain.Placement) string {
+	var parts []string
+	if p.Preferred != "" {
+		parts = append(parts, "prefers "+string(p.Preferred))
+	}
+	if len(p.Pinned) > 0 {
+		parts = append(parts, fmt.Sprintf("only at %v", p.Pinned))
+	}
+	if len(p.Forbidden) > 0 {
+		parts = append(parts, fmt.Sprintf("never at %v", p.Forbidden))
+	}
+	if p.Return.After > 0 {
+		text := fmt.Sprintf("returns by itself after %s in sync", p.Return.After)
+		for _, w := range p.Return.Within {
+			text += fmt.Sprintf(", within %s-%s", w.From, w.To)
+			if len(w.Days) > 0 {
+				text += fmt.Sprintf(" on %v", w.Days)
+			}
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, "; ")
 }
 
 func (o *groupSettings) placements(req *api.GroupSetRequest) error {

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -41,8 +43,13 @@ func quorumCheck(cmd *cobra.Command, r *remote, offline bool) error {
 	if !offline {
 		ctx, cancel := context.WithTimeout(cmd.Context(), r.timeout)
 		defer cancel()
-		if in.Live, err = askQuorum(ctx, cfg); err != nil {
+		live, groups, err := askQuorum(ctx, cfg)
+		if err != nil {
 			return err
+		}
+		in.Live = live
+		if len(groups) > 0 {
+			in.Groups = groups // as they are now, and not as they were first configured
 		}
 	}
 	report, err := planner.Check(in)
@@ -60,19 +67,20 @@ func quorumCheck(cmd *cobra.Command, r *remote, offline bool) error {
 	return err
 }
 
-// askQuorum asks the quorum service of every site that can be reached, all at once; nil when none answers.
-func askQuorum(ctx context.Context, cfg config.Config) (*planner.Live, error) {
+// askQuorum asks every site that can be reached, all at once, for its votes and for what is desired of the groups; nil where none
+// answers.
+func askQuorum(ctx context.Context, cfg config.Config) (*planner.Live, []domain.Group, error) {
 	mesh, err := dial(cfg)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer mesh.Close()
-	answers := make([]*api.QuorumStatus, len(cfg.Sites))
+	answers, lists := make([]*api.QuorumStatus, len(cfg.Sites)), make([]api.GroupList, len(cfg.Sites))
 	var wg sync.WaitGroup
 	for i, s := range cfg.Sites {
 		conn, err := mesh.Conn(s.ID)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		wg.Go(func() {
 			wctx, cancel := context.WithTimeout(ctx, connectPatience)
@@ -83,6 +91,9 @@ func askQuorum(ctx context.Context, cfg config.Config) (*planner.Live, error) {
 			if st, err := bus.Call[api.QuorumStatus](ctx, conn, api.ServiceQuorum, api.VerbStatus, api.Empty{}); err == nil {
 				answers[i] = &st
 			}
+			if s.Role == domain.SiteData {
+				lists[i], _ = bus.Call[api.GroupList](ctx, conn, api.ServiceFailover, api.VerbGroupList, api.Empty{}) // without it the configured groups count
+			}
 		})
 	}
 	wg.Wait()
@@ -92,5 +103,23 @@ func askQuorum(ctx context.Context, cfg config.Config) (*planner.Live, error) {
 			all = append(all, *a)
 		}
 	}
-	return planner.LiveOf(all), nil
+	return planner.LiveOf(all), desiredGroups(lists), nil
+}
+
+// desiredGroups are the groups as the newest of the lists defines each; nil when there is none.
+func desiredGroups(lists []api.GroupList) []domain.Group {
+	newest := map[domain.GroupID]api.GroupDesired{}
+	for _, l := range lists {
+		for _, g := range l.Groups {
+			have, ok := newest[g.Group.ID]
+			if !ok || g.Epoch > have.Epoch || g.Epoch == have.Epoch && g.Version > have.Version {
+				newest[g.Group.ID] = g
+			}
+		}
+	}
+	var out []domain.Group
+	for _, id := range slices.Sorted(maps.Keys(newest)) {
+		out = append(out, newest[id].Group)
+	}
+	return out
 }

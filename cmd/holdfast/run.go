@@ -122,6 +122,7 @@ func runStartCommand(r *remote) *cobra.Command {
 	var to, from, planID string
 	var follow bool
 	var checkpoints map[string]string
+	var groups []string
 	c := &cobra.Command{
 		Use: "start", Short: "Start a run: a switchover, a failback, or a failover that a person declares", Args: exactly(0, "flags only"),
 		Example: "  holdfast run start --plan main --kind switchover --from a --to b --reason 'power works on Sunday'\n" +
@@ -132,6 +133,9 @@ func runStartCommand(r *remote) *cobra.Command {
 				return err
 			}
 			req.Plan, req.From = domain.PlanID(planID), domain.SiteID(from)
+			for _, g := range groups {
+				req.Groups = append(req.Groups, domain.GroupID(g))
+			}
 			for g, text := range checkpoints {
 				at, err := checkpointNamed([]string{g, text})
 				if err != nil {
@@ -150,6 +154,7 @@ func runStartCommand(r *remote) *cobra.Command {
 	f.StringVar(&req.Kind, "kind", "", "switchover, failback, failover or start")
 	f.StringVar(&to, "to", "", "the site that is to serve; by default the configuration's own")
 	f.StringVar(&from, "from", "", "the site that serves now, or that is lost")
+	f.StringSliceVar(&groups, "group", nil, "GROUP[,GROUP...]: only these groups of the plan; by default all that are concerned")
 	f.StringVar(&req.Reason, "reason", "", "why; kept in the audit")
 	f.StringVar(&req.By, "by", "", "who; by default the user of this system")
 	f.BoolVar(&req.AcceptLoss, "accept-loss", false, "accept the estimated loss of a group that is not in sync")

@@ -51,6 +51,7 @@ type EvacuateRequest struct {
 	Group domain.GroupID `json:"group"`
 	Epoch domain.Epoch   `json:"epoch"`
 	RunID domain.RunID   `json:"run_id"`
+	To    domain.SiteID  `json:"to,omitempty"` // that is to serve it; refused when the group's placement bars it
 }
 
 // Step and run states.
@@ -162,6 +163,12 @@ type GroupSetRequest struct {
 	OnTargetLoss  domain.OnTargetLoss   `json:"on_target_loss,omitempty"`
 	Failover      domain.FailoverPolicy `json:"failover,omitempty"`
 	Congestion    domain.Congestion     `json:"congestion,omitempty"`
+	// Preferred, Pinned, Forbidden and Return replace those of the group's placement; an empty value takes one away. Refused when the
+	// site that serves the group could not serve it any more.
+	Preferred *domain.SiteID   `json:"preferred,omitempty"`
+	Pinned    *[]domain.SiteID `json:"pinned,omitempty"`
+	Forbidden *[]domain.SiteID `json:"forbidden,omitempty"`
+	Return    *domain.Return   `json:"return,omitempty"`
 	// Placements say where the group's VMs live at sites that are added.
 	Placements map[domain.VMID]map[domain.SiteID]domain.VMPlacement `json:"placements,omitempty"`
 	Reason     string                                               `json:"reason,omitempty"`

@@ -136,6 +136,7 @@ type Group struct {
 	RPO          Duration              `yaml:"rpo"`
 	RTO          Duration              `yaml:"rto"`        // target; what else takes time is held against it by holdfast quorum check
 	Congestion   domain.Congestion     `yaml:"congestion"` // overflow (by default), throttle
+	Placement    Placement             `yaml:"placement"`  // which of its sites may serve it; any by default
 	Checkpoints  Checkpoints           `yaml:"checkpoints"`
 	Volumes      []Volume              `yaml:"volumes"`
 	VMs          []domain.VM           `yaml:"vms"`
@@ -262,7 +263,7 @@ func withGroupDefaults(g Group) Group {
 // Domain is the group as the domain has it.
 func (g Group) Domain() domain.Group {
 	out := domain.Group{ID: g.ID, Tier: g.Tier, Home: g.Home, Targets: g.Targets, Durability: g.Durability,
-		OnTargetLoss: g.OnTargetLoss, Failover: g.Failover, HoldDown: time.Duration(g.HoldDown), RPO: time.Duration(g.RPO), Congestion: g.Congestion, VMs: g.VMs,
+		OnTargetLoss: g.OnTargetLoss, Failover: g.Failover, HoldDown: time.Duration(g.HoldDown), RPO: time.Duration(g.RPO), Congestion: g.Congestion, Placement: g.Placement.domain(), VMs: g.VMs,
 		Checkpoints: g.Checkpoints.domain()}
 	for _, v := range g.Volumes {
 		out.Volumes = append(out.Volumes, domain.Volume{ID: v.ID, SizeBytes: int64(v.Size)})

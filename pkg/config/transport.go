@@ -16,12 +16,16 @@ func validateTransport(v *validator, f string, t domain.Transport) {
 	for i, w := range t.Schedule {
 		wf := fmt.Sprintf("%s.schedule[%d]", f, i)
 		validateRate(v, wf+".rate_limit", w.RateLimit)
-		validateClock(v, wf+".from", w.From)
-		validateClock(v, wf+".to", w.To)
-		for j, d := range w.Days {
-			if !slices.Contains(domain.Days(), d) {
-				v.bad(fmt.Sprintf("%s.days[%d]", wf, j), fmt.Sprintf("%q is no day", string(d)), "use mon, tue, wed, thu, fri, sat or sun")
-			}
+		validateWindow(v, wf, domain.Window{Days: w.Days, From: w.From, To: w.To})
+	}
+}
+
+func validateWindow(v *validator, f string, w domain.Window) {
+	validateClock(v, f+".from", w.From)
+	validateClock(v, f+".to", w.To)
+	for j, d := range w.Days {
+		if !slices.Contains(domain.Days(), d) {
+			v.bad(fmt.Sprintf("%s.days[%d]", f, j), fmt.Sprintf("%q is no day", string(d)), "use mon, tue, wed, thu, fri, sat or sun")
 		}
 	}
 }

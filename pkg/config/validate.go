@@ -283,6 +283,7 @@ func (c Config) validateGroups(v *validator, data map[domain.SiteID]bool) map[do
 			oneOf(v, f+".congestion", g.Congestion, domain.CongestionOverflow, domain.CongestionThrottle)
 		}
 		oneOf(v, f+".failover", g.Failover, domain.FailoverAuto, domain.FailoverManual)
+		g.validatePlacement(v, f+".placement")
 		g.Checkpoints.validate(v, f+".checkpoints")
 		g.validateAppEvery(v, f+".checkpoints.app_every")
 		volumes := c.validateVolumes(v, f, g)

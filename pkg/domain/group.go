@@ -95,6 +95,7 @@ type Group struct {
 	RPO          time.Duration  `json:"rpo" yaml:"rpo"`                         // target, 0 for sync
 	Checkpoints  Checkpoints    `json:"checkpoints" yaml:"checkpoints"`         // that each target keeps of its past
 	Congestion   Congestion     `json:"congestion,omitempty" yaml:"congestion"` // empty: overflow
+	Placement    Placement      `json:"placement,omitzero" yaml:"placement"`    // which of its sites may serve it
 	Volumes      []Volume       `json:"volumes" yaml:"volumes"`
 	VMs          []VM           `json:"vms" yaml:"vms"`
 }

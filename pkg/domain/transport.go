@@ -3,7 +3,6 @@ package domain
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -94,19 +93,8 @@ const (
 
 // Rate is the limit at a time, in that time's zone. A window with a time that is none never applies.
 func (t Transport) Rate(at time.Time) Rate {
-	minute := at.Hour()*60 + at.Minute()
-	today, yesterday := Days()[at.Weekday()], Days()[(at.Weekday()+6)%7]
 	for _, w := range t.Schedule {
-		from, err1 := w.From.Minutes()
-		to, err2 := w.To.Minutes()
-		if err1 != nil || err2 != nil {
-			continue
-		}
-		on := func(d Day) bool { return len(w.Days) == 0 || slices.Contains(w.Days, d) }
-		switch {
-		case from < to && on(today) && minute >= from && minute < to,
-			from >= to && on(today) && minute >= from,
-			from >= to && on(yesterday) && minute < to:
+		if (Window{Days: w.Days, From: w.From, To: w.To}).Has(at) {
 			return w.RateLimit
 		}
 	}

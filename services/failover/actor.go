@@ -50,7 +50,7 @@ func (a actor) Do(ctx context.Context, r api.Run, st api.Step, intend run.Intend
 		return a.precheck(ctx, r, st.Group)
 	case plan.KindEvacuate:
 		return asked[api.Empty](callPeer[api.Empty](ctx, a.service, r.From, a.cfg.Timings.StopGrace+2*a.cfg.Timings.Call, api.ServiceFailover, api.VerbEvacuate,
-			api.EvacuateRequest{Group: st.Group, Epoch: r.Before[st.Group], RunID: r.ID}))
+			api.EvacuateRequest{Group: st.Group, Epoch: r.Before[st.Group], RunID: r.ID, To: a.cfg.Site}))
 	case plan.KindDemote:
 		return asked(callPeer[api.DemoteReply](ctx, a.service, r.From, a.cfg.Timings.Demote+a.cfg.Timings.Call, api.ServiceReplicator, api.VerbDemote,
 			api.DemoteRequest{Group: st.Group, Epoch: r.Before[st.Group], Successor: a.cfg.Site, TimeoutNs: int64(a.cfg.Timings.Demote)}))
@@ -152,6 +152,9 @@ func (a actor) acquire(ctx context.Context, r api.Run, d api.GroupDesired) (stri
 	if r.Kind != api.RunStart && d.Epoch > r.Before[g.ID] { // the loss this run was declared for is over
 		return "", fmt.Errorf("acquire group %s: %w: site %s brought it up under epoch %s after this %s was started under epoch %s: start another if it is still wanted",
 			g.ID, domain.ErrRefused, d.Site, d.Epoch, r.Kind, r.Before[g.ID])
+	}
+	if err := g.Barred(a.cfg.Site); err != nil { // its placement was changed since the run was laid out
+		return "", fmt.Errorf("acquire group %s: %w", g.ID, err)
 	}
 	members := []domain.SiteID{g.Home}
 	for _, t := range g.Targets {

@@ -20,6 +20,9 @@ func (s *service) evacuate(ctx context.Context, req api.EvacuateRequest) (api.Em
 	if err != nil {
 		return none, err
 	}
+	if err := g.Group.Barred(req.To); req.To != "" && err != nil {
+		return none, fmt.Errorf("evacuate group %s: %w", req.Group, err)
+	}
 	if err := s.awaitStart(ctx, req.Group); err != nil {
 		return none, fmt.Errorf("evacuate group %s: %w", req.Group, err)
 	}

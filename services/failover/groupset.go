@@ -56,6 +56,10 @@ func (s *service) tryGroupSet(ctx context.Context, req api.GroupSetRequest) (api
 		if err == nil && s.cfg.CheckGroup != nil {
 			err = s.cfg.CheckGroup(next)
 		}
+		if err == nil && next.Barred(s.cfg.Site) != nil {
+			err = fmt.Errorf("change group %s: %w: site %s serves it and could not any more: move it to another site first, or leave site %s allowed",
+				req.Group, domain.ErrRefused, s.cfg.Site, s.cfg.Site)
+		}
 		return next, err
 	})
 	if err == nil {

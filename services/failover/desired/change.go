@@ -28,6 +28,10 @@ func Changed(g domain.Group, r api.GroupSetRequest) (domain.Group, error) {
 	set(&g.Tier, r.Tier)
 	set(&g.RPO, r.RPO)
 	set(&g.HoldDown, r.HoldDown)
+	set(&g.Placement.Preferred, r.Preferred)
+	set(&g.Placement.Pinned, r.Pinned)
+	set(&g.Placement.Forbidden, r.Forbidden)
+	set(&g.Placement.Return, r.Return)
 	if r.OnTargetLoss != "" {
 		g.OnTargetLoss = r.OnTargetLoss
 	}

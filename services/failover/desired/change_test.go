@@ -13,7 +13,8 @@ import (
 
 func TestAChangeIsWhatItNamesAndNothingElse(t *testing.T) {
 	base := domain.Group{ID: "erp", Home: "a", Tier: 2, RPO: time.Second, OnTargetLoss: domain.TargetLossDegrade, Failover: domain.FailoverAuto,
-		Targets: []domain.Target{{Site: "b", Mode: domain.ModeSync}}, Volumes: []domain.Volume{{ID: "data", SizeBytes: 4096}, {ID: "spare", SizeBytes: 4096}, {ID: "old", SizeBytes: 4096, Removed: true}},
+		Placement: domain.Placement{Preferred: "a", Forbidden: []domain.SiteID{"c"}},
+		Targets:   []domain.Target{{Site: "b", Mode: domain.ModeSync}}, Volumes: []domain.Volume{{ID: "data", SizeBytes: 4096}, {ID: "spare", SizeBytes: 4096}, {ID: "old", SizeBytes: 4096, Removed: true}},
 		VMs: []domain.VM{{ID: "vm", Volumes: []domain.VolumeID{"data"}, Sites: map[domain.SiteID]domain.VMPlacement{"a": {Address: "10.0.0.1"}}}}}
 	tier, rpo := 1, 5*time.Second
 	at := domain.VMPlacement{Address: "10.3.0.1", Hosts: []domain.HostID{"c-h1"}}
@@ -28,6 +29,10 @@ func TestAChangeIsWhatItNamesAndNothingElse(t *testing.T) {
 		"numbers":      {api.GroupSetRequest{Tier: &tier, RPO: &rpo, HoldDown: &rpo}, func(g *domain.Group) { g.Tier, g.RPO, g.HoldDown = tier, rpo, rpo }},
 		"words": {api.GroupSetRequest{OnTargetLoss: domain.TargetLossSuspend, Failover: domain.FailoverManual},
 			func(g *domain.Group) { g.OnTargetLoss, g.Failover = domain.TargetLossSuspend, domain.FailoverManual }},
+		"placement": {api.GroupSetRequest{Preferred: new(domain.SiteID), Pinned: &[]domain.SiteID{"a", "b"}, Return: &domain.Return{After: time.Hour}},
+			func(g *domain.Group) {
+				g.Placement = domain.Placement{Pinned: []domain.SiteID{"a", "b"}, Forbidden: []domain.SiteID{"c"}, Return: domain.Return{After: time.Hour}}
+			}},
 		"volume added": {api.GroupSetRequest{AddVolumes: []domain.Volume{{ID: "x", SizeBytes: 8192}}},
 			func(g *domain.Group) {
 				g.Volumes = append(slices.Clone(g.Volumes), domain.Volume{ID: "x", SizeBytes: 8192, Added: true})

@@ -43,7 +43,8 @@ func ID(kind string, parts ...string) string {
 	return kind + "." + strings.Join(parts, ".")
 }
 
-// Build lays out the steps, each after all that it needs. Errors wrap domain.ErrInvalid and name the plan and the culprit.
+// Build lays out the steps, each after all that it needs. Errors wrap domain.ErrInvalid, or domain.ErrRefused where a group's
+// placement bars the leader, and name the plan and the culprit.
 func Build(in Input) ([]api.Step, error) {
 	fail := func(err error) ([]api.Step, error) { return nil, fmt.Errorf("build plan %s: %w", in.Plan.ID, err) }
 	b := &builder{in: in, vms: map[domain.VMID]domain.GroupID{}}
@@ -134,6 +135,9 @@ func (b *builder) checkMove() error {
 		g := b.in.Groups[pg.Group]
 		if !slices.Contains(g.SitesOf(), b.in.Leader) {
 			return fmt.Errorf("%w: site %s has no copy of group %s", domain.ErrInvalid, b.in.Leader, g.ID)
+		}
+		if err := g.Barred(b.in.Leader); err != nil {
+			return err
 		}
 		if b.in.Kind != api.RunStart && g.ModeTo(b.in.From, b.in.Leader) == domain.ModeNone {
 			return fmt.Errorf("%w: group %s is not replicated from site %s to site %s", domain.ErrInvalid, g.ID, b.in.From, b.in.Leader)

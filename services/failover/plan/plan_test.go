@@ -45,6 +45,23 @@ func needs(t *testing.T, steps []api.Step, id string) []string {
 	return steps[i].Needs
 }
 
+func TestAGroupIsNotBroughtToASiteThatItsPlacementBars(t *testing.T) {
+	for name, p := range map[string]domain.Placement{"forbidden": {Forbidden: []domain.SiteID{"b"}}, "pinned": {Pinned: []domain.SiteID{"a"}}} {
+		for _, kind := range []string{api.RunStart, api.RunFailover, api.RunSwitchover, api.RunFailback} {
+			g := group("erp", vm("db", 1, nil))
+			g.Placement = p
+			_, err := plan.Build(input(kind, []domain.PlanGroup{{Group: "erp"}}, g))
+			if !errors.Is(err, domain.ErrRefused) || !strings.Contains(err.Error(), "placement."+name) || !strings.Contains(err.Error(), "holdfast group set erp") {
+				t.Errorf("%s, %s: %v", kind, name, err)
+			}
+			g.Placement = domain.Placement{Pinned: []domain.SiteID{"b"}, Forbidden: []domain.SiteID{"a"}}
+			if _, err := plan.Build(input(kind, []domain.PlanGroup{{Group: "erp"}}, g)); err != nil {
+				t.Errorf("%s to the one site that may serve it: %v", kind, err)
+			}
+		}
+	}
+}
+
 func TestFailoverStepsOfOneGroup(t *testing.T) {
 	steps, err := plan.Build(input(api.RunFailover, []domain.PlanGroup{{Group: "erp"}}, group("erp", vm("db", 1, []string{"db.example.test."}))))
 	if err != nil {

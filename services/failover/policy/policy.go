@@ -5,7 +5,8 @@
 //	 ^                                    |
 //	 +------- no longer confirmed --------+
 //
-// Only the first site of a group that is not itself lost takes it over; the others leave it to that one. Time is any clock that
+// Only the first heir of a group (domain.Group.Heirs) that is neither lost nor drained takes it over; the others leave it to that
+// one. Time is any clock that
 // counts suspends and never steps; a restart of the service begins the hold-down anew.
 package policy
 
@@ -29,6 +30,7 @@ type Input struct {
 	Self      domain.SiteID
 	Now       time.Duration // of a boot-time clock
 	Confirmed []domain.SiteID
+	Drained   []domain.SiteID // sites that take no groups
 	Groups    []api.GroupDesired
 }
 
@@ -51,21 +53,22 @@ func Decide(s State, in Input) (State, []Due) {
 		}
 		next.Since[site] = since
 	}
-	var out []Due
+	var all []Due
 	lost := slices.Sorted(maps.Keys(next.Since))
+	out := slices.Concat(lost, in.Drained)
 	for _, site := range lost {
 		due := Due{Site: site}
 		for _, g := range in.Groups {
-			if g.Site == site && g.Group.Failover == domain.FailoverAuto && in.Now-next.Since[site] >= g.Group.HoldDown && Heir(g.Group, site, lost) == in.Self {
+			if g.Site == site && g.Group.Failover == domain.FailoverAuto && in.Now-next.Since[site] >= g.Group.HoldDown && Heir(g.Group, site, out) == in.Self {
 				due.Groups = append(due.Groups, g.Group.ID)
 			}
 		}
 		if len(due.Groups) > 0 {
 			slices.Sort(due.Groups)
-			out = append(out, due)
+			all = append(all, due)
 		}
 	}
-	return next, out
+	return next, all
 }
 
 // Order is what one failover run takes over: groups of one plan.
@@ -112,10 +115,11 @@ func ModeFrom(list api.GroupList, id domain.GroupID, from, to domain.SiteID) dom
 	return domain.ModeNone
 }
 
-// Heir is the first site of a group that has the changes of a lost one and is not lost; empty when there is none.
-func Heir(g domain.Group, from domain.SiteID, lost []domain.SiteID) domain.SiteID {
-	for _, site := range g.SitesOf() {
-		if !slices.Contains(lost, site) && g.ModeTo(from, site) != domain.ModeNone {
+// Heir is the site that takes a group over from another: the first of its heirs that is not out, as lost or drained sites are;
+// empty when there is none.
+func Heir(g domain.Group, from domain.SiteID, out []domain.SiteID) domain.SiteID {
+	for _, site := range g.Heirs(from) {
+		if !slices.Contains(out, site) {
 			return site
 		}
 	}

@@ -26,6 +26,7 @@ func derivedRules() []Rule {
 		{"Q29", "a forced quorum is not healed", (*check).forced},
 		{"Q30", "a voting LUN or share is itself replicated", (*check).votesReplicated},
 		{"Q31", "the weights in force are not those configured", (*check).weightsInForce},
+		{"Q33", "a group's placement leaves it nowhere to go", (*check).nowhereToGo},
 	}
 }
 
@@ -59,6 +60,27 @@ func (c *check) majorityAtOneSite() {
 func (c *check) singleVoter() {
 	if v := c.voting(); len(v) == 1 {
 		c.say(Error, string(v[0].ID), v[0].called()+" is the only voter", "its loss, or a restart of it, stops every group", "give votes to at least three voters that do not fall together")
+	}
+}
+
+// nowhereToGo looks for groups that have copies elsewhere, and may be served at none of those sites.
+func (c *check) nowhereToGo() {
+	if !c.homesKnown() {
+		return
+	}
+	for _, g := range c.Groups {
+		var barred []domain.SiteID
+		for _, s := range g.SitesOf() {
+			if g.ModeTo(g.Home, s) != domain.ModeNone && g.Barred(s) != nil {
+				barred = append(barred, s)
+			}
+		}
+		if len(barred) == 0 || len(g.Heirs(g.Home)) > 0 {
+			continue
+		}
+		c.say(Warning, string(g.ID), fmt.Sprintf("group %s has copies at %s, and its placement lets none of them serve it", g.ID, list(barred)),
+			fmt.Sprintf("after the loss of site %s nobody serves it until that site is back, and site %s cannot be drained of it", g.Home, g.Home),
+			"pin it to one more site (placement.pinned), or take one from placement.forbidden: holdfast group set "+string(g.ID)+" --pin, --forbid")
 	}
 }
 

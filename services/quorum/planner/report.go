@@ -21,7 +21,7 @@ const (
 
 // Finding is one warning.
 type Finding struct {
-	Code        string   `json:"code"` // Q01 to Q30
+	Code        string   `json:"code"` // Q01 and on
 	Severity    Severity `json:"severity"`
 	About       string   `json:"about,omitempty"` // a site, voter or group
 	Text        string   `json:"text"`            // what is so

@@ -99,6 +99,9 @@ func (w world) here(g api.GroupDesired, vote Vote) []string {
 		say("site %s holds its lease under epoch %s: %s answer it", vote.Holder, vote.Epoch, w.count(vote.Holder, id))
 		say("in sync, so without loss if they took it over: %v", vote.Reg.InSync)
 	}
+	if p := g.Group.Placement; p.Preferred != "" && p.Preferred != g.Site {
+		say("it prefers site %s (placement.preferred): %s", p.Preferred, returns(p.Return))
+	}
 	if g.Site == g.Group.Home {
 		say("it is wanted at site %s, its home (desired state, version %d, epoch %s)", g.Site, g.Version, g.Epoch)
 	} else {
@@ -113,6 +116,14 @@ func (w world) here(g api.GroupDesired, vote Vote) []string {
 	return out
 }
 
+// returns says who moves a group to the site it prefers.
+func returns(r domain.Return) string {
+	if r.After == 0 {
+		return "moving it there is a person's decision (holdfast run start --kind switchover)"
+	}
+	return fmt.Sprintf("it moves there by itself once its copy there has been in sync for %s (placement.return)", r.After)
+}
+
 // move looks at everything that a planned move to a site needs.
 func (w world) move(g api.GroupDesired, to domain.SiteID) Move {
 	m := Move{Site: to}
@@ -124,6 +135,8 @@ func (w world) move(g api.GroupDesired, to domain.SiteID) Move {
 		}
 	}
 	id, from := g.Group.ID, w.Votes[g.Group.ID].Holder
+	barred := g.Group.Barred(to)
+	check(textOf(barred), "")
 	if !w.alive(to) {
 		check(fmt.Sprintf("site %s does not answer", to), "")
 	} else {
@@ -137,8 +150,9 @@ func (w world) move(g api.GroupDesired, to domain.SiteID) Move {
 	} else {
 		_, t, err := policy.Ready(w.copiesAt(id, from), id, from, to)
 		check(textOf(err), fmt.Sprintf("the copy at site %s is %s and has everything at the hand-over", to, t.State))
-		_, err = w.steps(policy.PlanOf(w.List, id), []domain.GroupID{id}, api.RunSwitchover, to, from)
-		check(textOf(err), "plan "+string(policy.PlanOf(w.List, id).ID)+" can be laid out")
+		if _, err = w.steps(policy.PlanOf(w.List, id), []domain.GroupID{id}, api.RunSwitchover, to, from); barred == nil { // else it says the same
+			check(textOf(err), "plan "+string(policy.PlanOf(w.List, id).ID)+" can be laid out")
+		}
 	}
 	for _, v := range g.Group.VMs {
 		hosts := v.Sites[to].Hosts

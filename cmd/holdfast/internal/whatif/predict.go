@@ -366,6 +366,15 @@ func (w world) noTaker(g api.GroupDesired, confirmed map[domain.SiteID][]domain.
 	case g.Group.Failover != domain.FailoverAuto:
 		return "its policy leaves the decision to a person (failover: manual)"
 	}
+	var against []string
+	for _, s := range w.leaves {
+		if err := g.Group.Barred(s); err != nil && g.Group.ModeTo(g.Site, s) != domain.ModeNone {
+			against = append(against, textOf(err))
+		}
+	}
+	if len(against) > 0 {
+		return "no site that is left may serve it: " + strings.Join(against, "; ")
+	}
 	return "no site that is left has a copy of it"
 }
 

@@ -123,6 +123,11 @@ func TestWhatBecomesOfEachGroup(t *testing.T) {
 				st.Votes[id] = v
 			}
 		})},
+		{"a pinned and a forbidden group", "site:a", "erp stops a>, dir moves a>b, log stops a>, old stops a>", change(func(st *whatif.State) {
+			st.List.Groups[0].Group.Placement.Pinned = []domain.SiteID{"a"}
+			st.List.Groups[2].Group.Placement.Forbidden = []domain.SiteID{"b"}
+			st.List.Groups[3].Group.Placement.Forbidden = []domain.SiteID{"b"}
+		})},
 		{"a forced quorum", "site:b", "erp stops a>, dir stays a>a, log stays a>a, old stays a>a", change(func(st *whatif.State) {
 			v := st.Votes["erp"]
 			v.Reg.Config.Weights = core.Weights{"b": 1}
@@ -250,7 +255,8 @@ func TestAGroupIsExplained(t *testing.T) {
 		st.Votes["erp"] = v
 		st.Down = []domain.SiteID{"a", "w"}
 	})
-	for name, st := range map[string]whatif.State{"home": state(), "away": away, "nobody": nobody} {
+	pinned := change(func(st *whatif.State) { st.List.Groups[0].Group.Placement.Pinned = []domain.SiteID{"a"} })
+	for name, st := range map[string]whatif.State{"home": state(), "away": away, "nobody": nobody, "pinned": pinned} {
 		e, err := whatif.Explain(st, "erp")
 		if err != nil {
 			t.Fatal(err)

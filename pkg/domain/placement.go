@@ -1,0 +1,85 @@
+package domain
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Placement says which of its sites may serve a group, and which does so first. The zero value: any, in the order in which the
+// group lists them.
+type Placement struct {
+	// Preferred is the first choice among the sites that could take the group over. Empty: none is.
+	Preferred SiteID `json:"preferred,omitempty" yaml:"preferred"`
+	// Pinned are the only sites that may serve the group. None: any may.
+	Pinned []SiteID `json:"pinned,omitempty" yaml:"pinned"`
+	// Forbidden sites never serve the group; they keep their copies.
+	Forbidden []SiteID `json:"forbidden,omitempty" yaml:"forbidden"`
+	// Return lets the group move to its preferred site by itself.
+	Return Return `json:"return,omitzero" yaml:"return"`
+}
+
+// Return says when a group moves to its preferred site by itself. The zero value: never.
+type Return struct {
+	After  time.Duration `json:"after,omitempty" yaml:"after"`   // the copy there has been in sync for so long; 0: never
+	Within []Window      `json:"within,omitempty" yaml:"within"` // parts of the day in which the move may begin; none: always
+}
+
+// Window is a part of the day, in the time zone of the machine that looks.
+type Window struct {
+	Days []Day `json:"days,omitempty" yaml:"days"` // on which it begins; none: every day
+	From Clock `json:"from" yaml:"from"`
+	To   Clock `json:"to" yaml:"to"` // exclusive; at or before From it is on the next day
+}
+
+// Has reports whether a time, in its own zone, lies in the window. A window with a time that is none has no time.
+func (w Window) Has(at time.Time) bool {
+	from, err1 := w.From.Minutes()
+	to, err2 := w.To.Minutes()
+	if err1 != nil || err2 != nil {
+		return false
+	}
+	minute := at.Hour()*60 + at.Minute()
+	today, yesterday := Days()[at.Weekday()], Days()[(at.Weekday()+6)%7]
+	on := func(d Day) bool { return len(w.Days) == 0 || slices.Contains(w.Days, d) }
+	if from < to {
+		return on(today) && minute >= from && minute < to
+	}
+	return on(today) && minute >= from || on(yesterday) && minute < to
+}
+
+// Open reports whether a move may begin at a time.
+func (r Return) Open(at time.Time) bool {
+	return len(r.Within) == 0 || slices.ContainsFunc(r.Within, func(w Window) bool { return w.Has(at) })
+}
+
+// Barred is nil when a site may serve the group by its placement. Else it wraps ErrRefused, and names the setting and the mend.
+func (g Group) Barred(site SiteID) error {
+	p := g.Placement
+	switch {
+	case slices.Contains(p.Forbidden, site):
+		return fmt.Errorf("%w: group %s is never served at site %s (placement.forbidden is %v): to allow it, give holdfast group set %s --forbid the sites that stay forbidden",
+			ErrRefused, g.ID, site, p.Forbidden, g.ID)
+	case len(p.Pinned) > 0 && !slices.Contains(p.Pinned, site):
+		return fmt.Errorf("%w: group %s is served at %v only, not at site %s (placement.pinned): to allow it, add the site with holdfast group set %s --pin",
+			ErrRefused, g.ID, p.Pinned, site, g.ID)
+	}
+	return nil
+}
+
+// Heirs lists the sites that have the changes of a group served at one site and may serve it: the preferred one first, the
+// others as the group lists them.
+func (g Group) Heirs(from SiteID) []SiteID {
+	var out []SiteID
+	for _, site := range g.SitesOf() {
+		if g.ModeTo(from, site) == ModeNone || g.Barred(site) != nil {
+			continue
+		}
+		if site == g.Placement.Preferred {
+			out = slices.Insert(out, 0, site)
+		} else {
+			out = append(out, site)
+		}
+	}
+	return out
+}
