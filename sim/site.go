@@ -22,6 +22,7 @@ type siteNode struct {
 	// prevented is durable: the site may join a quorum, not form one.
 	prevented bool
 	warm      int // the boot in which a voter of another site was heard
+	noted     domain.Epoch
 }
 
 type passiveNode struct {
@@ -48,7 +49,7 @@ func (s *siteNode) newPassive(sh *shareNode) *passiveNode {
 func (s *siteNode) start() {
 	s.w.counter++
 	s.c = core.NewCandidate(core.Params{Self: s.id, Index: s.index + 1, Rank: s.index, Timing: s.w.cfg.timing,
-		Initial: s.w.initial, Sites: s.w.places, ColdStart: s.warm != s.q.boot, JoinOnly: s.prevented && !s.w.mut.PreventIgnored, Incarnation: s.w.counter})
+		Initial: s.w.initial, Sites: s.w.places, ColdStart: s.warm != s.q.boot, Promised: s.noted, JoinOnly: s.prevented && !s.w.mut.PreventIgnored, Incarnation: s.w.counter})
 	s.c.Mutate(s.w.mut.Mutations)
 	s.moving = ""
 	for i, p := range s.passives {
@@ -90,7 +91,10 @@ func (s *siteNode) do(actions []core.Action) {
 		case core.Refused:
 			s.w.logf("%s refused: %s", s.id, a.Reason)
 		case core.Warmed:
-			s.warm = s.q.boot
+			s.noted = a.Promised
+			if a.Heard {
+				s.warm = s.q.boot
+			}
 		case core.ForceRefused:
 			s.w.logf("%s force refused: %s %v", s.id, a.Reason, a.Voters)
 			s.q.after(0, func() { s.campaign(false) })

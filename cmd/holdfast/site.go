@@ -64,7 +64,7 @@ func serviceCommands() []*cobra.Command {
 		c.Flags().StringVar(&file, "config", os.Getenv(configEnv), "the site's configuration file (also in "+configEnv+")")
 		if name == api.ServiceQuorum {
 			c.Args, c.SuggestionsMinimumDistance = onlyCommands, 2
-			c.AddCommand(quorumCheckCommand())
+			c.AddCommand(quorumCheckCommand(), quorumForceCommand(), quorumApproveCommand(), quorumPreventCommand())
 		}
 		out = append(out, c)
 	}

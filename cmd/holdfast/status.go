@@ -163,6 +163,7 @@ func printVoters(w io.Writer, all []siteStatus) {
 		if s.Quorum == nil {
 			continue
 		}
+		printForced(w, s)
 		for _, v := range s.Quorum.Voters {
 			if !v.Reachable || v.Detail != "" {
 				fmt.Fprintf(w, "\nsite %s: voter %s (%s) reachable %v: %s\n", s.Site, v.ID, v.Kind, v.Reachable, v.Detail)

@@ -61,7 +61,7 @@ func Calls(kind string) []Call {
 		return []Call{{api.ServiceQuorum, Own, []string{api.VerbLease}}}
 	case Operator:
 		return []Call{
-			{api.ServiceQuorum, Any, []string{api.VerbStatus}},
+			{api.ServiceQuorum, Any, []string{api.VerbStatus, api.VerbForce, api.VerbApprove, api.VerbPrevent}},
 			{api.ServiceHealth, Any, []string{api.VerbStatus, api.VerbView}},
 			{api.ServiceReplicator, Any, []string{api.VerbStatus, api.VerbEstimate, api.VerbQuarantine, api.VerbCheckpointList, api.VerbCheckpointCreate,
 				api.VerbCheckpointOpen, api.VerbCheckpointClose, api.VerbCheckpointRead}},

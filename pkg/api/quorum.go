@@ -34,6 +34,8 @@ type Lease struct {
 	Weights map[string]int `json:"weights,omitempty"`
 	// Joint is set while a change of weights is under way: a majority of the old ones is needed as well.
 	Joint bool `json:"joint,omitempty"`
+	// Forced is set while the votes that count are those an operator named, and not yet those of the configuration again.
+	Forced bool `json:"forced,omitempty"`
 }
 
 // CampaignRequest makes this site a candidate until it holds the lease or the caller's time is over. Answers at once
@@ -85,6 +87,10 @@ type QuorumStatus struct {
 	Model  string        `json:"model"`
 	Voters []VoterStatus `json:"voters"`
 	Groups []Lease       `json:"groups"`
+	// Prevented: the site may join a quorum, and not form one.
+	Prevented bool `json:"prevented,omitempty"`
+	// Forces are those asked for at this site since its service started, the oldest first.
+	Forces []ForceStatus `json:"forces,omitempty"`
 }
 
 // VoterStatus is one voter as this site sees it.

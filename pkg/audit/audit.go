@@ -97,6 +97,9 @@ func Outcome(done, refused string, err error) string {
 // domain.ErrUnavailable, domain.ErrConflict when others kept appending.
 func Append(ctx context.Context, conn *bus.Conn, e Entry) error {
 	e.Site = conn.Site()
+	if e.When.IsZero() {
+		e.When = time.Now().UTC()
+	}
 	subject := "hf.v1.audit." + string(e.Site) + ".run." + string(e.Run) + "." + api.Token(e.What)
 	rec, err := conn.Last(ctx, api.StreamAudit, subject)
 	if err == nil && e.stored(rec) {

@@ -45,7 +45,7 @@ func def[T any, P interface {
 func Catalogue() []Definition {
 	var all []Definition
 	for _, part := range [][]Definition{
-		disasters(), incidents(), groups(), votes(), runs(), machines(), names(), desired(), objects(),
+		disasters(), incidents(), groups(), votes(), prevented(), runs(), machines(), names(), desired(), objects(),
 	} {
 		all = append(all, part...)
 	}
@@ -75,6 +75,9 @@ func groups() []Definition {
 			says{"epoch_granted", "A majority of votes made this site primary for a group, under a new epoch."},
 			says{"lease_lost", "This site could not renew its lease in time: it serves no more."},
 			says{"lease_released", "This site gave its lease up for a successor, in a planned move."}),
+		def("quorum", "group", exampleForced,
+			says{"quorum_forced", "Two operators made this site primary with the voters they named, where no majority could be had. Nothing else votes until it is healed."},
+			says{"quorum_healed", "The configured votes all count again after quorum was forced."}),
 		def("quorum", "group", examplePhase,
 			says{"quorum_phase_changed", "A candidacy for a group's lease entered a new phase."}),
 		def("quorum", "group", exampleInSync,
@@ -128,6 +131,12 @@ func votes() []Definition {
 	return def("quorum", "quorum", exampleWarning,
 		says{"warning_raised", "The planner found what the field advises against in who votes, at the start of the service or since. See docs/operations/quorum.md."},
 		says{"warning_cleared", "What the planner warned of is so no longer."})
+}
+
+func prevented() []Definition {
+	return def("quorum", "site", examplePrevented,
+		says{"quorum_prevented", "An operator keeps this site from forming a quorum: it may join one, and holds no lease it does not hold already."},
+		says{"quorum_allowed", "This site may form a quorum again."})
 }
 
 func runs() []Definition {

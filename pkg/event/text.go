@@ -42,6 +42,14 @@ func textOfPeers(f Fact) []string {
 		return []string{"site", string(f.Site) + ",", f.Node + ":", words(f.Fact) + ",", fmt.Sprintf("%+.1f s", f.OffsetSeconds), "as site", string(f.Observer), "sees it", bracket(f.Text)}
 	case *QuorumWarned:
 		return []string{"quorum of", f.Cluster + ":", f.Code, words(f.Fact), "at site", string(f.Site), bracket(f.Severity), f.About, bracket(f.Text)}
+	case *QuorumForced:
+		parts := []string{"group", string(f.Group) + ":", words(f.Fact), "at site", string(f.Site) + ",", "epoch", f.Epoch.String() + ",", "votes:", strings.Join(f.Voters, ", ")}
+		if f.By != "" {
+			parts = append(parts, "asked by", f.By+",", "approved by", f.Approver, bracket(f.Why))
+		}
+		return parts
+	case *QuorumPrevented:
+		return []string{"site", string(f.Site) + ":", words(f.Fact), "by", f.By, bracket(f.Why)}
 	case *VersionChanged:
 		return []string{"site", string(f.Site) + ",", f.Node + ":", words(f.Fact) + ",", "it speaks", f.Theirs + ",", "site", string(f.Observer), "speaks", f.Ours, bracket(f.Text)}
 	case *LinkRefused:

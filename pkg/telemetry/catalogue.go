@@ -83,6 +83,8 @@ const (
 	Votes           = "holdfast_quorum_votes_total"
 	VoterReachable  = "holdfast_quorum_voter_reachable"
 	QuorumReachable = "holdfast_quorum_reachable"
+	QuorumForced    = "holdfast_quorum_forced"
+	QuorumPrevented = "holdfast_quorum_prevented"
 
 	HealthObjects    = "holdfast_health_objects"
 	HealthSuspicion  = "holdfast_health_suspicion_ratio"
@@ -192,6 +194,8 @@ func quorumMetrics() []Metric {
 			Help: "Answers of this site's voter, by verb (probe, prepare, accept, renew, update, release): granted, busy (held by another) or rejected (a higher promise)."},
 		{Name: VoterReachable, Kind: KindGauge, Service: "quorum", Labels: []string{"voter"}, Help: "1 while the voter answers this site."},
 		{Name: QuorumReachable, Kind: KindGauge, Service: "quorum", Help: "1 while the voters that answer this site have more than half of the votes."},
+		{Name: QuorumForced, Kind: KindGauge, Service: "quorum", Labels: group, Help: "1 while quorum of the group was forced and the configured votes do not all count again."},
+		{Name: QuorumPrevented, Kind: KindGauge, Service: "quorum", Help: "1 while this site may join a quorum, and not form one."},
 	}
 }
 

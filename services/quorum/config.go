@@ -35,7 +35,6 @@ type Config struct {
 	Model     core.Model
 	Voters    []Voter     // of the whole cluster, the same at every site
 	Timing    core.Timing // zero means core.DefaultTiming; the same at every site
-	Prevent   bool        // prevent quorum: the site may join one, not form one
 	// Plan is what the planner is told of the installation; without voters it is not asked.
 	Plan planner.Input
 }

@@ -21,9 +21,10 @@ type group struct {
 	inSync   []*inSyncWait
 	released []*releaseWait
 	refused  core.Reason
-	shown    string // last phase published
-	phases   int    // published, for event ids
-	traced   int    // requests of the candidacy under way that have a span
+	forcing  *forceWait // an approved force that is under way
+	shown    string     // last phase published
+	phases   int        // published, for event ids
+	traced   int        // requests of the candidacy under way that have a span
 }
 
 const inboxSize = 1024
@@ -51,9 +52,10 @@ func (g *group) begin(members []domain.SiteID) {
 			sites[v.ID] = domain.SiteID(v.ID) // a place of its own, as a witness site is: heard, it ends a cold start
 		}
 	}
+	note := noted(g.notePath())
 	g.c = core.NewCandidate(core.Params{Self: g.s.cfg.Site, Index: g.s.cfg.Index, Rank: g.s.cfg.Rank, Timing: g.s.cfg.Timing,
-		Initial: core.Register{InSync: members, Config: g.s.initial}, Sites: sites, ColdStart: g.s.cold,
-		JoinOnly: g.s.cfg.Prevent, Incarnation: incarnation()})
+		Initial: core.Register{InSync: members, Config: g.s.initial}, Sites: sites, ColdStart: note.Boot != g.s.bootID,
+		Promised: note.Promised, JoinOnly: g.s.prevented.Load(), Incarnation: incarnation()})
 	for _, v := range g.s.cfg.Voters {
 		if v.Kind.Passive() && g.passive[v.ID] == nil {
 			g.passive[v.ID] = newPassive(g, v)
@@ -135,6 +137,11 @@ func (g *group) do(actions []core.Action) {
 		case core.ConfigCommitted:
 			g.s.log.Info("weights changed", "group", string(g.id), "epoch", a.Epoch.String(), "version", a.Config.Version, "voters", a.Config.Voters())
 			g.s.replan()
+			g.healed(a)
+		case core.ForceRefused:
+			g.forceRefused(a)
+		case core.Warmed:
+			g.note(a)
 		case core.Refused:
 			g.refuse(a.Reason)
 		case core.PhaseChanged:
@@ -171,6 +178,9 @@ func (g *group) granted(a core.Granted) {
 	}
 	g.refused = ""
 	g.publishLease("epoch_granted", a.Epoch, a.Reg.InSync, reason)
+	if a.Forced {
+		g.forced(a)
+	}
 	g.s.replan()
 	g.do(g.c.Withdraw(g.s.instant())) // the lease stays; once lost, nobody competes unless asked
 	g.answerCampaigns(nil)

@@ -41,13 +41,14 @@ func (s *service) ownVote(b ballot) (core.Response, error) {
 	resp, err := s.voter.Handle(b.Cluster, b.Group, b.Request)
 	if err == nil {
 		s.meters.vote(b, resp.Verdict)
+		s.heard(b, resp)
 	}
 	return resp, err
 }
 
 // tellMetrics lets the gauges be read from the service's status.
 func (s *service) tellMetrics(m *telemetry.Metrics) {
-	m.Collect([]string{telemetry.LeaseHeld, telemetry.LeaseRemaining, telemetry.LeaseEpoch, telemetry.VoterReachable, telemetry.QuorumReachable, telemetry.BreakerState},
+	m.Collect([]string{telemetry.LeaseHeld, telemetry.LeaseRemaining, telemetry.LeaseEpoch, telemetry.VoterReachable, telemetry.QuorumReachable, telemetry.QuorumForced, telemetry.QuorumPrevented, telemetry.BreakerState},
 		func(set telemetry.Set) {
 			st, err := s.answerStatus(s.ctx, api.Empty{})
 			if err != nil {
@@ -58,7 +59,9 @@ func (s *service) tellMetrics(m *telemetry.Metrics) {
 				set(telemetry.LeaseHeld, telemetry.Bool(l.Held), g)
 				set(telemetry.LeaseRemaining, time.Duration(l.RemainingNs).Seconds(), g)
 				set(telemetry.LeaseEpoch, float64(l.Epoch), g)
+				set(telemetry.QuorumForced, telemetry.Bool(l.Forced), g)
 			}
+			set(telemetry.QuorumPrevented, telemetry.Bool(st.Prevented))
 			reached := map[core.VoterID]bool{}
 			for _, v := range st.Voters {
 				reached[core.VoterID(v.ID)] = v.Reachable

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -37,7 +38,10 @@ type service struct {
 	events  *bus.Events
 	meters  meters
 	boot    string // of this process, for event ids
-	cold    bool
+	bootID  string // of the machine
+	// prevented: the site may join a quorum, not form one.
+	prevented atomic.Bool
+	forces    forces
 	// replanned asks the planner to look again.
 	replanned chan struct{}
 	ctx       context.Context //nolint:containedctx // the life of the service, for the loops it starts
@@ -78,7 +82,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	s.wg.Go(func() { s.heartbeat(ctx) })
 	s.wg.Go(func() { s.plan(ctx) })
 	s.probePassive()
-	s.log.Info("quorum ready", "model", string(cfg.Model), "voters", len(cfg.Voters), "cold_start", s.cold)
+	s.log.Info("quorum ready", "model", string(cfg.Model), "voters", len(cfg.Voters))
 	<-ctx.Done()
 	return nil
 }
@@ -105,11 +109,18 @@ func newService(ctx context.Context, cfg Config, deps Deps) (*service, error) {
 		return nil, err
 	}
 	s := &service{cfg: cfg, mesh: deps.Mesh, log: deps.Logger.With("site", string(cfg.Site), "service", api.ServiceQuorum),
-		tracer: deps.Tracer.Tracer("holdfast/quorum"), now: deps.Now, initial: initial, boot: rand.Text(), ctx: ctx,
+		tracer: deps.Tracer.Tracer("holdfast/quorum"), now: deps.Now, initial: initial, boot: rand.Text(), bootID: deps.BootID, ctx: ctx,
 		groups: map[domain.GroupID]*group{}, meters: newMeters(deps.Metrics), replanned: make(chan struct{}, 1)}
-	if s.cold, err = bootedSince(cfg.Dir, cfg.MirrorDir, deps.BootID); err != nil {
+	other, err := bootedSince(cfg.Dir, cfg.MirrorDir, deps.BootID)
+	if err != nil {
 		return nil, err
 	}
+	_, prevented, err := Prevented(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s.prevented.Store(prevented)
+	s.log.Info("quorum starts", "other_boot", other, "prevented", prevented)
 	if own, ok := cfg.own(); ok {
 		s.voter, err = filevoter.Open(filevoter.Config{ID: own.ID, Dir: filepath.Join(cfg.Dir, "votes"), Mirror: cfg.MirrorDir,
 			BootID: deps.BootID, Now: s.instant, Logger: s.log, Faults: deps.Faults})
@@ -126,7 +137,8 @@ func newService(ctx context.Context, cfg Config, deps Deps) (*service, error) {
 func (s *service) instant() core.Instant { return core.Instant(s.now()) }
 
 // bootedSince reports whether the service last ran in another boot, of this machine or of another one that had its folder,
-// true also when that is not known. Then what a voter keeps in memory here is not of its last life, and is removed first.
+// true also when that is not known. Then what a voter keeps in memory here is not of its last life, and what was heard of other
+// sites may be old: both are forgotten first.
 func bootedSince(dir, mirror, bootID string) (bool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return false, fmt.Errorf("quorum directory: %w", err)
@@ -143,6 +155,9 @@ func bootedSince(dir, mirror, bootID string) (bool, error) {
 				return false, fmt.Errorf("forget what a voter of another boot kept in memory: %w", err)
 			}
 		}
+	}
+	if err := forgetHeard(dir); err != nil {
+		return false, err
 	}
 	if err := filevoter.WriteDurable(path, []byte(bootID+"\n")); err != nil {
 		return false, fmt.Errorf("note boot id: %w", err)

@@ -57,6 +57,9 @@ func (s *service) endpoints() map[string]bus.Endpoint {
 		api.VerbRelease:  bus.Answer(s.recordRelease),
 		api.VerbInSync:   bus.Answer(s.answerInSync),
 		api.VerbStatus:   bus.Answer(s.answerStatus),
+		api.VerbForce:    bus.Answer(s.answerForce),
+		api.VerbApprove:  bus.Answer(s.answerApprove),
+		api.VerbPrevent:  bus.Answer(s.answerPrevent),
 	}
 }
 
@@ -86,11 +89,21 @@ func (s *service) answerLease(_ context.Context, req api.LeaseRequest) (api.Leas
 	if !domain.ValidToken(string(req.Group)) {
 		return api.Lease{}, fmt.Errorf("lease of group %q: not a name: %w", req.Group, domain.ErrInvalid)
 	}
-	g := s.running(req.Group)
-	if g == nil {
-		return s.recorded(req.Group), nil
+	l, err := s.recorded(req.Group), error(nil)
+	if g := s.running(req.Group); g != nil {
+		l, err = on(g, func() api.Lease { return g.lease(req.Epoch) })
 	}
-	return on(g, func() api.Lease { return g.lease(req.Epoch) })
+	l.Forced = l.Epoch.Force() > 0 && l.Weights != nil && (l.Joint || !s.configured(l.Weights))
+	return l, err
+}
+
+// configured reports whether weights are those of the configuration.
+func (s *service) configured(votes map[string]int) bool {
+	w := make(core.Weights, len(votes))
+	for id, n := range votes {
+		w[core.VoterID(id)] = n
+	}
+	return w.Same(s.initial.Weights)
 }
 
 // recorded is what the own voter remembers of a group.
@@ -227,7 +240,7 @@ func (g *group) sweep(now core.Instant) {
 		w.result <- campaignResult{err: g.noQuorum()}
 		return true
 	})
-	if before > 0 && len(g.waiters) == 0 || consent {
+	if g.forcing == nil && (before > 0 && len(g.waiters) == 0 || consent) {
 		g.do(g.c.Withdraw(now))
 		for _, w := range g.waiters { // consent goes with the caller that gave it
 			g.do(g.c.Campaign(now, core.Campaign{AcceptLoss: w.req.AcceptLoss, Estimate: w.req.Estimate, Above: w.req.Above}))
@@ -251,6 +264,15 @@ func (g *group) sweep(now core.Instant) {
 
 // noQuorum says who answered what.
 func (g *group) noQuorum() error {
+	text := g.tallied()
+	if g.refused != "" {
+		text += "; " + string(g.refused)
+	}
+	return fmt.Errorf("campaign for group %s: %w: %s", g.id, domain.ErrNoQuorum, text)
+}
+
+// tallied is the last tally, by name.
+func (g *group) tallied() string {
 	_, tally := g.c.Phase()
 	text := fmt.Sprintf("%d of %d votes", tally.Have, tally.Total)
 	for _, v := range tally.Votes {
@@ -263,10 +285,7 @@ func (g *group) noQuorum() error {
 			text += fmt.Sprintf("; %s: %s", v.Voter, v.Verdict)
 		}
 	}
-	if g.refused != "" {
-		text += "; " + string(g.refused)
-	}
-	return fmt.Errorf("campaign for group %s: %w: %s", g.id, domain.ErrNoQuorum, text)
+	return text
 }
 
 func (s *service) answerRelease(_ context.Context, req api.ReleaseRequest) (api.Empty, error) {
@@ -388,7 +407,7 @@ func (s *service) voterStatus() []api.VoterStatus {
 }
 
 func (s *service) answerStatus(context.Context, api.Empty) (api.QuorumStatus, error) {
-	st := api.QuorumStatus{Site: s.cfg.Site, Model: string(s.cfg.Model), Voters: s.voterStatus()}
+	st := api.QuorumStatus{Site: s.cfg.Site, Model: string(s.cfg.Model), Voters: s.voterStatus(), Prevented: s.prevented.Load(), Forces: s.forces.list(s.instant())}
 	ids := map[domain.GroupID]bool{}
 	if s.voter != nil {
 		for _, id := range s.voter.Groups(s.cfg.Cluster) {

@@ -3,7 +3,6 @@ package quorum
 import (
 	"time"
 
-	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
 	"github.com/holdfast-dr/holdfast/services/quorum/planner"
 )
@@ -25,7 +24,7 @@ func (s *service) reweigh() {
 func (g *group) reweigh() {
 	now := g.s.instant()
 	l, ok := g.c.Lease(now)
-	if !ok || !l.Committed || !g.s.mayReweigh(l.Epoch, l.Reg.Config) {
+	if !ok || !l.Committed || !g.s.mayReweigh(l.Reg.Config) {
 		return
 	}
 	g.s.log.Info("weights of the configuration proposed", "group", string(g.id), "epoch", l.Epoch.String(), "voters", g.s.initial.Voters())
@@ -44,9 +43,9 @@ func (p *peer) answers(now core.Instant, within time.Duration) bool {
 }
 
 // mayReweigh reports whether other weights are in force than configured, and may be changed now: every voter of the
-// configuration answers, and a quorum of those in force. What a person forced is not undone.
-func (s *service) mayReweigh(e domain.Epoch, inForce core.Config) bool {
-	if e.Force() > 0 || inForce.Joint() || inForce.Weights.Same(s.initial.Weights) {
+// configuration answers, and a quorum of those in force. So a forced quorum heals, too.
+func (s *service) mayReweigh(inForce core.Config) bool {
+	if inForce.Joint() || inForce.Weights.Same(s.initial.Weights) {
 		return false
 	}
 	answers := func(id core.VoterID) bool {

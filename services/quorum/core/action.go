@@ -65,9 +65,13 @@ type ConfigCommitted struct {
 // Refused says why a command was not or cannot now be carried out.
 type Refused struct{ Reason Reason }
 
-// Warmed says that the first voter of another site since the boot was heard. Until it is noted, a candidate that is built anew
-// in the same boot starts cold too.
-type Warmed struct{}
+// Warmed is to be noted durably, before anything else is done: that a voter of another site was heard since the boot, and the
+// newest force generation heard of. A candidate that is built anew is told both; without the first it starts cold, without the
+// second it could form a quorum that a force has made void.
+type Warmed struct {
+	Heard    bool // a voter of another site, in this boot
+	Promised domain.Epoch
+}
 
 // PhaseChanged shows how far the candidate is, with the tally that led there.
 type PhaseChanged struct {

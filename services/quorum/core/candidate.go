@@ -16,6 +16,7 @@ type Params struct {
 	Initial     Register                  // before anything was voted: weights, home site in sync
 	Sites       map[VoterID]domain.SiteID // where each voter is, for the cold-start rule
 	ColdStart   bool                      // true until Warmed was told in this boot, or when that is not known
+	Promised    domain.Epoch              // of the last Warmed, also of another boot; a higher force generation voids older configurations
 	JoinOnly    bool                      // prevent quorum: never competes
 	Incarnation uint64                    // differs between restarts, keeps nonces apart
 }
@@ -58,6 +59,7 @@ type Candidate struct {
 	electors  []VoterID    // everyone any register seen has named, sorted: whom to ask
 	promise   domain.Epoch // highest promise seen
 	warm      bool         // heard a voter of another site
+	noted     int          // force generation told to be noted
 	refused   Reason       // last reason told, to tell it once
 	lossUsed  bool
 
@@ -69,7 +71,7 @@ type Candidate struct {
 // NewCandidate makes an idle candidate.
 func NewCandidate(p Params) *Candidate {
 	return &Candidate{p: p, phase: Idle, known: p.Initial, electors: p.Initial.Config.Voters(),
-		nonce: p.Incarnation << 32, warm: !p.ColdStart}
+		nonce: p.Incarnation << 32, warm: !p.ColdStart, promise: p.Promised, noted: p.Promised.Force()}
 }
 
 // Campaign begins to compete, or adds consent to a loss to the campaign under way. It may be repeated.
@@ -179,8 +181,9 @@ func (c *Candidate) Receive(now Instant, resp Response) []Action {
 	}
 	cold := !c.warm
 	lost := c.learn(resp)
-	if cold && c.warm {
-		out = append(out, Warmed{})
+	if cold && c.warm || c.promise.Force() > c.noted {
+		c.noted = c.promise.Force()
+		out = append(out, Warmed{Heard: c.warm, Promised: c.promise})
 	}
 	if lost != nil {
 		return append(out, lost...)

@@ -139,6 +139,9 @@ func (c *Candidate) namedWeights(reg Register, named []VoterID) Weights {
 // the named, they may have agreed on a smaller set that none of the named was told of.
 func (c *Candidate) forceBars(reg Register) Reason {
 	cmd := c.force.cmd
+	if reg.WE == 0 && !cmd.AcceptLoss && !c.mut.ForceLossIgnored {
+		return LossUnknown // none of the named voters was ever told of a vote
+	}
 	lost := func(id VoterID) bool { return !slices.Contains(cmd.Named, id) }
 	switch {
 	case cmd.AcceptLoss || c.mut.ForceLossIgnored:
@@ -153,7 +156,7 @@ func (c *Candidate) forceBars(reg Register) Reason {
 // forceLoses reports whether a forced epoch over the register may lack acknowledged writes.
 func (c *Candidate) forceLoses(reg Register) bool {
 	named := c.force.cmd.Named
-	return !reg.Holds(c.p.Self) || reg.Config.Quorum(func(id VoterID) bool { return !slices.Contains(named, id) })
+	return reg.WE == 0 || !reg.Holds(c.p.Self) || reg.Config.Quorum(func(id VoterID) bool { return !slices.Contains(named, id) })
 }
 
 // endForce gives a force up.
@@ -237,8 +240,8 @@ func (c *Candidate) forceRegister(reg Register) Register {
 	return reg
 }
 
-// herald tells voters outside a configuration of a forced generation of the epoch, until they have it: what a returning site
-// asks its own voters, it is told. Their votes are not counted.
+// herald tells voters outside a configuration of a forced generation of the epoch: what a returning site asks its own voters, it
+// is told. Their votes are not counted; that they answer shows that they may be counted again.
 func (c *Candidate) herald(inside []VoterID) []Action {
 	h := &c.held
 	if h.epoch.Force() == 0 {
@@ -247,19 +250,26 @@ func (c *Candidate) herald(inside []VoterID) []Action {
 	var out []Action
 	reg := h.reg
 	for _, id := range c.electors {
-		if slices.Contains(inside, id) || slices.Contains(h.adopted, id) {
+		if slices.Contains(inside, id) {
 			continue
 		}
-		out = append(out, Send{To: id, Req: Request{Verb: Accept, From: c.p.Self, Epoch: h.epoch, Seq: h.seq,
-			Nonce: c.nonce, G: c.p.Timing.G, Reg: &reg}})
+		req := Request{Verb: Accept, From: c.p.Self, Epoch: h.epoch, Seq: h.seq, Nonce: c.nonce, G: c.p.Timing.G, Reg: &reg}
+		if slices.Contains(h.adopted, id) {
+			req.Verb, req.Reg = Renew, nil
+		}
+		out = append(out, Send{To: id, Req: req})
 	}
 	return out
 }
 
 // noteAdopted remembers that a voter has the epoch that is held.
 func (c *Candidate) noteAdopted(resp Response) {
-	if resp.VEpoch == c.held.epoch && !slices.Contains(c.held.adopted, resp.Voter) {
+	has := slices.Contains(c.held.adopted, resp.Voter)
+	switch {
+	case resp.VEpoch == c.held.epoch && !has:
 		c.held.adopted = append(c.held.adopted, resp.Voter)
+	case resp.VEpoch != c.held.epoch && has:
+		c.held.adopted = slices.DeleteFunc(c.held.adopted, func(id VoterID) bool { return id == resp.Voter })
 	}
 }
 
