@@ -61,7 +61,7 @@ func dial(cfg config.Config) (*bus.Mesh, error) {
 			return nil, err
 		}
 	}
-	return bus.Dial(bus.Config{Site: cfg.Site, Service: "cli", URLs: urls, Logger: slog.New(slog.DiscardHandler), Credentials: creds})
+	return bus.Dial(bus.Config{Site: cfg.Site, Service: "cli", URLs: urls, Relays: cfg.Relays(), Logger: slog.New(slog.DiscardHandler), Credentials: creds})
 }
 
 // open reads the file and connects to every site. It waits for the file's own site only.

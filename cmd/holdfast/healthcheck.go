@@ -58,7 +58,7 @@ func healthcheckCommand() *cobra.Command {
 // askHealth asks one process. The error says what is not well, or why nobody answered.
 func askHealth(ctx context.Context, cfg config.Config, service string, timeout time.Duration) (telemetry.HealthReport, error) {
 	var r telemetry.HealthReport
-	known := append(site.Services(), wholeSite, "nats")
+	known := append(site.Services(), wholeSite, "nats", "relay")
 	if _, own := cfg.Metrics.Ports[service]; !own && !slices.Contains(known, service) && !strings.HasPrefix(service, "host-") {
 		return r, fmt.Errorf("ask the health of %q: %w: no such service: use %s or host-ID", service, domain.ErrInvalid, strings.Join(known, ", "))
 	}

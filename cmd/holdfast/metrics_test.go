@@ -110,7 +110,8 @@ func TestMetricsTellWhatTheSitesDo(t *testing.T) {
 		t.Skip("SKIPPED: three sites for some ten seconds; run without -short")
 	}
 	in := installationOf(t, func(s, net string) string {
-		return "\nmetrics: {listen: \"" + net + ".3:919" + map[string]string{"a": "0", "b": "1", "w": "2"}[s] + "\"}\n"
+		relay := map[string]string{"b": "relay: {listen: \"" + net + ".3:9193\", to: [a, w]}\n"}[s]
+		return "\nmetrics: {listen: \"" + net + ".3:919" + map[string]string{"a": "0", "b": "1", "w": "2"}[s] + "\"}\n" + relay
 	})
 	v := awaitGroup(t, in.files["a"], "a")
 	at := func(s string) string { return in.net + ".3:919" + map[string]string{"a": "0", "b": "1", "w": "2"}[s] }

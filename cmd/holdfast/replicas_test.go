@@ -31,7 +31,8 @@ type replicas struct {
 	stop map[domain.SiteID]func()
 	// sees is how a site's replicator reaches the others; without an entry as urls say.
 	sees    map[domain.SiteID]map[domain.SiteID]string
-	metrics map[domain.SiteID]string // address of a replicator's page
+	relays  map[domain.SiteID]map[domain.SiteID]string // by which a site's replicator reaches others
+	metrics map[domain.SiteID]string                   // address of a replicator's page
 	def     api.GroupDesired
 
 	mu     sync.Mutex
@@ -44,11 +45,17 @@ const replicaBytes = 16 << 20
 
 func newReplicas(t *testing.T, mode domain.Mode, change ...func(*domain.Group)) *replicas {
 	t.Helper()
+	return newReplicasAt(t, []domain.SiteID{"a", "b"}, mode, change...)
+}
+
+// newReplicasAt has more sites than a and b, to which change gives a part in the group.
+func newReplicasAt(t *testing.T, sites []domain.SiteID, mode domain.Mode, change ...func(*domain.Group)) *replicas {
+	t.Helper()
 	r := &replicas{t: t, urls: map[domain.SiteID]string{}, dirs: map[domain.SiteID]string{}, stop: map[domain.SiteID]func(){}, metrics: map[domain.SiteID]string{}, inSync: []domain.SiteID{"a"}}
 	if mode == domain.ModeSync {
 		r.inSync = append(r.inSync, "b")
 	}
-	for _, site := range []domain.SiteID{"a", "b"} {
+	for _, site := range sites {
 		srv, err := natsd.Start(natsd.Config{Site: site, Listen: "127.0.0.1:0", StoreDir: t.TempDir()})
 		if err != nil {
 			t.Fatal(err)
@@ -65,7 +72,7 @@ func newReplicas(t *testing.T, mode domain.Mode, change ...func(*domain.Group)) 
 	if err := os.WriteFile(r.file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, site := range []domain.SiteID{"a", "b"} {
+	for _, site := range sites {
 		r.desire(site, mode, change)
 	}
 	return r
@@ -118,11 +125,11 @@ func (r *replicas) change(site domain.SiteID) func(context.Context, api.InSyncRe
 	}
 }
 
-func (r *replicas) dial(site domain.SiteID) *bus.Mesh { return r.dialBy(site, r.urls) }
+func (r *replicas) dial(site domain.SiteID) *bus.Mesh { return r.dialBy(site, r.urls, nil) }
 
-func (r *replicas) dialBy(site domain.SiteID, urls map[domain.SiteID]string) *bus.Mesh {
+func (r *replicas) dialBy(site domain.SiteID, urls, relays map[domain.SiteID]string) *bus.Mesh {
 	r.t.Helper()
-	m, err := bus.Dial(bus.Config{Site: site, Service: "test", URLs: urls})
+	m, err := bus.Dial(bus.Config{Site: site, Service: "test", URLs: urls, Relays: relays})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -150,7 +157,7 @@ func (r *replicas) launch(site domain.SiteID) {
 	if r.sees[site] != nil {
 		urls = r.sees[site]
 	}
-	m := r.dialBy(site, urls)
+	m := r.dialBy(site, urls, r.relays[site])
 	registry := telemetry.NewRegistry(site, api.ServiceReplicator, telemetry.NewHealth(site, api.ServiceReplicator))
 	ended := make(chan error, 1)
 	go func() {

@@ -68,7 +68,18 @@ func serviceCommands() []*cobra.Command {
 		}
 		out = append(out, c)
 	}
-	return append(out, natsCommand())
+	return append(out, natsCommand(), relayCommand())
+}
+
+// relayCommand runs the relay that other sites reach some sites by.
+func relayCommand() *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use: "relay", Short: "Run only the relay of a site, by which others reach sites they have no way to", Args: exactly(0, "no argument"), GroupID: "services",
+		RunE: running(&file, site.RunRelay),
+	}
+	c.Flags().StringVar(&file, "config", os.Getenv(configEnv), "the site's configuration file (also in "+configEnv+")")
+	return c
 }
 
 // natsCommand runs the NATS server that a site's services stand beside, where no other is at hand.
@@ -114,12 +125,26 @@ func configCommand() *cobra.Command {
 			if err := checkSecrets(cfg); err != nil {
 				return fmt.Errorf("%s: iscsi.chap: %w", args[0], err)
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: valid: site %s (%s) of %d sites, %d groups, %d plans\n",
-				args[0], cfg.Site, cfg.Self().Role, len(cfg.Sites), len(cfg.Groups), len(cfg.Plans))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: valid: site %s (%s) of %d sites, %d groups, %d plans%s\n",
+				args[0], cfg.Site, cfg.Self().Role, len(cfg.Sites), len(cfg.Groups), len(cfg.Plans), waysOf(cfg))
 			return err
 		},
 	})
 	return c
+}
+
+// waysOf tells which sites are reached by another's relay, and where this site's relay leads.
+func waysOf(cfg config.Config) string {
+	text := ""
+	for _, s := range cfg.Sites {
+		if s.Via != "" {
+			text += fmt.Sprintf(", reaches %s via %s", s.ID, s.Via)
+		}
+	}
+	for i, to := range cfg.Relay.To {
+		text += map[bool]string{true: ", relays to ", false: " and "}[i == 0] + string(to)
+	}
+	return text
 }
 
 // checkSecrets holds the CHAP secrets to their rules where they can be seen: a container of another service, or another

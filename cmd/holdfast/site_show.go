@@ -56,7 +56,7 @@ func printView(w io.Writer, v sitefolder.View) error {
 		fmt.Fprintf(t, "\nSITE\tROLE\tINDEX\tNATS\tCERTIFICATES END\n")
 	}
 	for _, s := range v.Sites {
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\n", s.Site, s.Role, s.Index, s.NATS, s.Ends.Format(time.DateOnly))
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s%s\t%s\n", s.Site, s.Role, s.Index, s.NATS, via(s.Via), s.Ends.Format(time.DateOnly))
 	}
 	fmt.Fprintf(t, "\nTRUSTED CA\tENDS\n")
 	for _, a := range v.Authorities {

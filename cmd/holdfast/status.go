@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/bus"
+	"github.com/holdfast-dr/holdfast/pkg/config"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
 
@@ -19,6 +20,7 @@ import (
 type siteStatus struct {
 	Site       domain.SiteID         `json:"site"`
 	Reachable  bool                  `json:"reachable"`
+	Via        domain.SiteID         `json:"via,omitempty"` // by whose relay it is reached from here
 	Quorum     *api.QuorumStatus     `json:"quorum,omitempty"`
 	Health     *api.HealthStatus     `json:"health,omitempty"`
 	Replicator *api.ReplicatorStatus `json:"replicator,omitempty"`
@@ -80,21 +82,29 @@ const connectPatience = time.Second
 // answerPatience is how long one service of a site may take to answer.
 const answerPatience = 2 * time.Second
 
-func askSite(ctx context.Context, conn *bus.Conn, role domain.SiteRole) siteStatus {
+func askSite(ctx context.Context, conn *bus.Conn, s config.Site) siteStatus {
 	wctx, cancel := context.WithTimeout(ctx, connectPatience)
 	defer cancel()
-	st := siteStatus{Site: conn.Site(), Reachable: conn.AwaitConnected(wctx) == nil}
+	st := siteStatus{Site: conn.Site(), Via: s.Via, Reachable: conn.AwaitConnected(wctx) == nil}
 	if !st.Reachable {
-		st.Problems = []string{"its NATS server cannot be reached from here"}
+		st.Problems = []string{"its NATS server cannot be reached from here" + via(s.Via)}
 		return st
 	}
 	st.Quorum = ask[api.QuorumStatus](ctx, conn, &st, api.ServiceQuorum, api.Empty{})
 	st.Health = ask[api.HealthStatus](ctx, conn, &st, api.ServiceHealth, api.Empty{})
-	if role == domain.SiteData {
+	if s.Role == domain.SiteData {
 		st.Replicator = ask[api.ReplicatorStatus](ctx, conn, &st, api.ServiceReplicator, api.GroupRequest{})
 		st.Failover = ask[api.FailoverStatus](ctx, conn, &st, api.ServiceFailover, api.Empty{})
 	}
 	return st
+}
+
+// via says by whose relay a site is reached; nothing for one that is reached directly.
+func via(site domain.SiteID) string {
+	if site == "" {
+		return ""
+	}
+	return " via " + string(site)
 }
 
 func ask[Resp, Req any](ctx context.Context, conn *bus.Conn, st *siteStatus, service string, req Req) *Resp {
@@ -112,7 +122,7 @@ func printStatus(out io.Writer, all []siteStatus) error {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "SITE\tREACHABLE\tSEES")
 	for _, s := range all {
-		fmt.Fprintf(w, "%s\t%v\t%s\n", s.Site, s.Reachable, assessments(s.Health))
+		fmt.Fprintf(w, "%s\t%v%s\t%s\n", s.Site, s.Reachable, via(s.Via), assessments(s.Health))
 	}
 	fmt.Fprintln(w, "\nGROUP\tSITE\tROLE\tEPOCH\tSERVING\tHEAD LSN\tTARGET\tSTATE\tIN SYNC\tLAG")
 	for _, s := range all {

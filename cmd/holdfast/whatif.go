@@ -202,7 +202,7 @@ func askSites(ctx context.Context, cfg config.Config, mesh *bus.Mesh) ([]siteSta
 		if err != nil {
 			return nil, err
 		}
-		wg.Go(func() { all[i] = askSite(ctx, conn, s.Role) })
+		wg.Go(func() { all[i] = askSite(ctx, conn, s) })
 	}
 	wg.Wait()
 	return all, nil

@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/identity"
+	"github.com/holdfast-dr/holdfast/pkg/relay"
 )
 
 // Config says who connects where.
@@ -22,7 +23,9 @@ type Config struct {
 	Site    domain.SiteID
 	Service string                   // name of the connections, for the server's lists
 	URLs    map[domain.SiteID]string // of every site's server, this one's included
-	Logger  *slog.Logger
+	// Relays are the relays, host:port, by which the servers of some sites are reached; see package relay.
+	Relays map[domain.SiteID]string
+	Logger *slog.Logger
 	// Credentials prove the service to every server and sign its requests; requests that come to it must be signed too. Nil:
 	// plain, for loopback only.
 	Credentials *identity.Credentials
@@ -102,6 +105,9 @@ func dialOne(cfg Config, site domain.SiteID, url string, g *guard) (*Conn, error
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.trouble.async(url, err) }),
 	)
+	if by := cfg.Relays[site]; by != "" { // who alone knows a way there, and how its name is looked up
+		opts = append(opts, nats.SkipHostLookup(), nats.SetCustomDialer(relay.Dialer{To: site, Relay: by, Timeout: dialTimeout}))
+	}
 	nc, err := nats.Connect(url, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("dial bus of site %s at %s: %w", site, url, err)

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/access"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/identity"
+	"github.com/holdfast-dr/holdfast/pkg/relay"
 )
 
 const (
@@ -210,6 +211,7 @@ func diagnose(err error) (what, mend string) {
 	var invalid x509.CertificateInvalidError
 	var host x509.HostnameError
 	var wrong *wrongServer
+	var no *relay.Refusal
 	text := strings.ToLower(err.Error())
 	has := func(parts ...string) bool {
 		for _, p := range parts {
@@ -220,6 +222,12 @@ func diagnose(err error) (what, mend string) {
 		return false
 	}
 	switch {
+	case errors.As(err, &no) && errors.Is(no, domain.ErrUnavailable):
+		return no.Text, "see that it runs, and the link from there"
+	case errors.As(err, &no):
+		return "the relay does not take it there", no.Text
+	case errors.Is(err, relay.ErrNoRelay):
+		return "no relay answers where one is said to be", "give the address of relay.listen of the site in between (sites: relay)"
 	case errors.As(err, &unknown):
 		return "the server's certificate is of an unknown authority", "check the address; install the same installation.json at both sites (holdfast site join)"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && time.Now().Before(invalid.Cert.NotBefore):

@@ -25,6 +25,7 @@ type Config struct {
 	Journal Journal `yaml:"journal"`
 	Copies  Copies  `yaml:"copies"`
 	Links   []Link  `yaml:"links"` // to other sites, that are narrower than what may be sent over them
+	Relay   Relay   `yaml:"relay"` // of this site, for others that do not reach one another
 	Hosts   []Host  `yaml:"hosts"` // VM hosts of this site
 	DNS     DNS     `yaml:"dns"`
 	Groups  []Group `yaml:"groups"` // seeds: written to desired state where it is empty
@@ -54,6 +55,19 @@ type Site struct {
 	Role  domain.SiteRole `yaml:"role"`
 	NATS  string          `yaml:"nats"` // nats://host:port as this site reaches it
 	DNS   string          `yaml:"dns"`  // host:port of its authority, for clients; data sites with a zone of their own
+	// Via is the site by whose relay this site reaches it, where it has no way of its own there. NATS is then the address that
+	// the server's certificate is for, and the relay knows a way there.
+	Via   domain.SiteID `yaml:"via"`
+	Relay string        `yaml:"relay"` // host:port of its relay, as this site reaches it
+}
+
+// Relay forwards connections of other sites to the NATS servers of sites that they do not reach. It sees what the network would.
+type Relay struct {
+	Listen string          `yaml:"listen"` // host:port; empty: nothing is relayed
+	To     []domain.SiteID `yaml:"to"`     // where it may forward to, as this site reaches them
+	// ConnectionsPerPeer bounds the connections of one address: a site has one for each of its services and VM hosts at the
+	// destination, and one more for a command.
+	ConnectionsPerPeer int `yaml:"connections_per_peer"`
 }
 
 // ISCSI is where volumes are served.
@@ -234,6 +248,7 @@ func Default() Config {
 		Quorum:  Quorum{Model: "node_majority"},
 		ISCSI:   ISCSI{Listen: "127.0.0.1:3260"},
 		Journal: Journal{Size: 256 << 20},
+		Relay:   Relay{ConnectionsPerPeer: 128},
 		DNS:     DNS{TTL: Duration(5 * time.Second)},
 		Log:     Log{Level: "info"},
 	}

@@ -68,6 +68,18 @@ func TestEachKindOfMistakeIsToldWithLineFieldAndMend(t *testing.T) {
 		{"two links to a site", "links: []", "links: [{to: b, rate_limit: 1MiB}, {to: b, rate_limit: 2MiB}]", "links[1].to", "one link"},
 		{"a link without a rate", "links: []", "links: [{to: b}]", "links[0].rate_limit", "leave the link out"},
 		{"a link's rate too low", "links: []", "links: [{to: b, rate_limit: 1KiB}]", "links[0].rate_limit", "at least 16KiB"},
+		{"a way round over oneself", `4223", dns: "127.0.0.1:5302"}`, `4223", dns: "127.0.0.1:5302", via: a}`, "sites[1].via", "one that relays to it"},
+		{"a way round over nobody", `4223", dns: "127.0.0.1:5302"}`, `4223", dns: "127.0.0.1:5302", via: x}`, "sites[1].via", "one that relays to it"},
+		{"a way round to oneself", `4222", dns: "127.0.0.1:5301"}`, `4222", dns: "127.0.0.1:5301", via: b}`, "sites[0].via", "remove it"},
+		{"a way round without a relay", `4223", dns: "127.0.0.1:5302"}`, `4223", dns: "127.0.0.1:5302", via: w}`, "sites[1].via", "give its entry relay: host:port"},
+		{"a relay's bad address", `4223", dns: "127.0.0.1:5302"}`, `4223", dns: "127.0.0.1:5302", relay: "127.0.0.1"}`, "sites[1].relay", "write host:port"},
+		{"a relay to nobody", "links: []", "relay: {listen: '127.0.0.1:4230'}", "relay.to", "name the sites"},
+		{"a relay that does not listen", "links: []", "relay: {to: [b]}", "relay.listen", "host:port where other sites connect"},
+		{"a relay to oneself", "links: []", "relay: {listen: '127.0.0.1:4230', to: [a]}", "relay.to[0]", "a site of sites"},
+		{"a relay to a site twice", "links: []", "relay: {listen: '127.0.0.1:4230', to: [w, w]}", "relay.to[1]", "each site once"},
+		{"a relay for everybody without credentials", "links: []", "relay: {listen: '0.0.0.0:4230', to: [w]}", "relay.listen", "holdfast site init"},
+		{"a relay on a port that is taken", "links: []", "relay: {listen: '127.0.0.1:4222', to: [w]}", "relay.listen", "port of its own"},
+		{"a relay for no connection", "links: []", "relay: {listen: '127.0.0.1:4230', to: [w], connections_per_peer: 0}", "relay.connections_per_peer", "128 are enough"},
 		{"unknown compression", "mode: sync}", "mode: async, transport: {compression: zip}}", "groups[0].targets[0].transport.compression", "none or s2"},
 		{"volume of no group", "volumes: [data]", "volumes: [dada]", "groups[0].vms[0].volumes[0]", "one of the group's volumes"},
 		{"vm without placement", "          b: {address: 127.0.12.10, hosts: [b-h1, b-h2]}\n", "", "groups[0].vms[0].sites", "each of the group's sites"},
@@ -289,5 +301,37 @@ func TestTransportOfATargetIsRead(t *testing.T) {
 	}
 	if got := tr.Rate(time.Date(2026, 11, 2, 9, 0, 0, 0, time.UTC)); got != 512<<10 {
 		t.Errorf("on Monday at nine %d", got)
+	}
+}
+
+// TestAWayRoundLeadsOneStep: a site in between is reached directly, and relays to sites that it reaches directly.
+func TestAWayRoundLeadsOneStep(t *testing.T) {
+	data, err := os.ReadFile(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.NewReplacer(`4223", dns: "127.0.0.1:5302"}`, `4223", relay: "127.0.0.1:4230"}`, `nats: "nats://127.0.0.1:4224"}`, `nats: "nats://127.0.0.1:4224", via: b}`).Replace(string(data))
+	cfg, err := config.Parse("site-a.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := cfg.Relays(); len(got) != 1 || got["w"] != "127.0.0.1:4230" {
+		t.Fatalf("relays are %v", got)
+	}
+	for change, want := range map[string]string{
+		`4223", relay: "127.0.0.1:4230", via: w}`: "sites[1].via: site w is itself reached via site b",
+		`4223", relay: "127.0.0.1:4230"}`:         "relay.to[0]: this site reaches site w via site b",
+	} {
+		text := strings.NewReplacer(`4223", relay: "127.0.0.1:4230"}`, change, "links: []", "relay: {listen: '127.0.0.1:4231', to: [w]}").Replace(text)
+		if _, err := config.Parse("site-a.yaml", []byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", change, err)
+		}
+	}
+	cfg, err = config.Parse("site-a.yaml", []byte(strings.Replace(string(data), "links: []", "relay: {listen: '127.0.0.1:4230', to: [b, w]}", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := cfg.RelayTo(); len(got) != 2 || got["w"] != "127.0.0.1:4224" || cfg.Relay.ConnectionsPerPeer != 128 {
+		t.Fatalf("it relays to %v, %d connections", got, cfg.Relay.ConnectionsPerPeer)
 	}
 }

@@ -92,6 +92,7 @@ func (c Config) validateAddresses(v *validator) {
 		}
 	}
 	listens("nats.listen", c.NATS.Listen)
+	listens("relay.listen", c.Relay.Listen)
 	if c.Self().Role != domain.SiteData {
 		return
 	}

@@ -100,6 +100,8 @@ func (c Config) Validate() []Problem {
 		c.validateDNS(v)
 	}
 	c.validateLinks(v, data)
+	c.validateVia(v)
+	c.validateRelay(v)
 	groups := c.validateGroups(v, data)
 	c.validatePlans(v, groups)
 	c.validateRelations(v)

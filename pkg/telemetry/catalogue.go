@@ -103,11 +103,15 @@ const (
 	DNSDuration = "holdfast_dns_change_duration_seconds"
 
 	HostVMs = "holdfast_host_vms"
+
+	RelayConnections = "holdfast_relay_connections"
+	RelayEnded       = "holdfast_relay_connections_ended_total"
+	RelayBytes       = "holdfast_relay_bytes_total"
 )
 
 // Catalogue lists every metric of the product, sorted by name.
 func Catalogue() []Metric {
-	all := slices.Concat(commonMetrics(), replicatorMetrics(), quorumMetrics(), healthMetrics(), runMetrics())
+	all := slices.Concat(commonMetrics(), replicatorMetrics(), quorumMetrics(), healthMetrics(), runMetrics(), relayMetrics())
 	slices.SortFunc(all, func(a, b Metric) int {
 		if a.Name < b.Name {
 			return -1
@@ -224,5 +228,14 @@ func runMetrics() []Metric {
 		{Name: DNSDuration, Kind: KindHistogram, Service: "dns", Buckets: []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10},
 			Help: "Time until a change of a name was read back from its authority."},
 		{Name: HostVMs, Kind: KindGauge, Service: "host", Labels: []string{"state"}, Help: "VMs of the host by state (starting, running, stopped, failed)."},
+	}
+}
+
+func relayMetrics() []Metric {
+	return []Metric{
+		{Name: RelayConnections, Kind: KindGauge, Service: "relay", Labels: []string{"to"}, Help: "Connections to a site's NATS server that are relayed now."},
+		{Name: RelayEnded, Kind: KindCounter, Service: "relay", Labels: []string{"to", "result"},
+			Help: "Connections that ended, by result: relayed, unreached (the site's server did not answer), refused (no relay's client, or a site that is not relayed to) or busy (too many); the site is - where none was named."},
+		{Name: RelayBytes, Kind: KindCounter, Service: "relay", Labels: []string{"to", "direction"}, Help: "Bytes relayed to a site's NATS server (to) and from it (from)."},
 	}
 }

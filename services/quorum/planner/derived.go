@@ -26,6 +26,7 @@ func derivedRules() []Rule {
 		{"Q29", "a forced quorum is not healed", (*check).forced},
 		{"Q30", "a voting LUN or share is itself replicated", (*check).votesReplicated},
 		{"Q31", "the weights in force are not those configured", (*check).weightsInForce},
+		{"Q32", "a voter is reached only via a site whose loss it is to arbitrate", (*check).votesVia},
 		{"Q33", "a group's placement leaves it nowhere to go", (*check).nowhereToGo},
 	}
 }
@@ -243,6 +244,38 @@ func (c *check) weightsInForce() {
 			"what this check counts is not what decides about that group",
 			"bring every voter up and see that all files say the same: the site that holds the group then puts its file's weights in force")
 	}
+}
+
+// votesVia looks at what falls away with a site that relays, as seen from the site whose configuration this is.
+func (c *check) votesVia() {
+	behind := map[domain.SiteID][]core.VoterID{}
+	for _, s := range c.Sites {
+		for _, v := range c.voting() {
+			if s.Via != "" && v.Site == s.ID && !v.Kind.Passive() { // a share or disk is reached by another way
+				behind[s.Via] = append(behind[s.Via], v.ID)
+			}
+		}
+	}
+	for _, via := range slices.Sorted(maps.Keys(behind)) {
+		lost := slices.Clone(behind[via])
+		alone := c.cfg.Quorum(func(id core.VoterID) bool { return !c.standsAt(id, via) })
+		left := func(id core.VoterID) bool { return !c.standsAt(id, via) && !slices.Contains(lost, id) }
+		votes, _ := c.cfg.Weights.Count(left)
+		text := fmt.Sprintf("site %s reaches %s only via site %s", c.From, list(lost), via)
+		counts := fmt.Sprintf("with site %s it loses them as well, and counts %d of %s", via, votes, plural(c.report.Total, "vote"))
+		mend := fmt.Sprintf("give site %s a way of its own to %s, or a vote to a place that it reaches without site %s", c.From, list(lost), via)
+		switch {
+		case alone && !c.cfg.Quorum(left):
+			c.say(Warning, string(via), text, counts+": every group that it holds stops, and goes on only where a majority is left", mend)
+		default:
+			c.say(Note, string(via), text, counts, mend)
+		}
+	}
+}
+
+// standsAt reports whether a voter stands at a site.
+func (c *check) standsAt(id core.VoterID, site domain.SiteID) bool {
+	return slices.ContainsFunc(c.Voters, func(v Voter) bool { return v.ID == id && v.Site == site })
 }
 
 func weightsText(w core.Weights) string {

@@ -9,6 +9,7 @@ import (
 
 // Input is what an installation is configured to be.
 type Input struct {
+	From   domain.SiteID // whose configuration this is
 	Model  core.Model
 	Timing core.Timing
 	Sites  []Site
@@ -27,6 +28,7 @@ type Input struct {
 type Site struct {
 	ID   domain.SiteID
 	Role domain.SiteRole
+	Via  domain.SiteID // by whose relay From reaches it; empty: by itself
 }
 
 // Voter is one voter and where it stands.

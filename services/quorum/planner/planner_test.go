@@ -146,6 +146,8 @@ func warnings() []golden {
 		}), []string{"Q29 error erp", "Q09 note w"}},
 		{"q30-own-volume", disk(core.NodeAndDiskMajority, planner.Voter{Replicated: domain.ModeNone, Own: "10.0.0.1:3260"}), []string{"Q30 error disk", "Q06 warning", "Q09 note disk"}},
 		{"q31-other-weights", change(well(), func(in *planner.Input) { in.Live.Groups[0].Config.Weights = core.Weights{"a": 2, "b": 1, "w": 0} }), []string{"Q31 warning erp", "Q09 note w"}},
+		{"q32-witness-via-the-other-site", change(well(), func(in *planner.Input) { in.From, in.Sites[2].Via = "a", "b" }), []string{"Q32 warning b", "Q09 note w"}},
+		{"q32-one-of-five-via-another", change(nodes(1, 1, 1, 1, 1), func(in *planner.Input) { in.From, in.Sites[3].Via = "a", "b" }), []string{"Q04 note", "Q32 note b"}},
 		{"q33-pinned-to-its-home", change(well(), func(in *planner.Input) { in.Groups[0].Placement.Pinned = []domain.SiteID{"a"} }), []string{"Q33 warning dir", "Q09 note w"}},
 		{"q33-forbidden-elsewhere", change(well(), func(in *planner.Input) { in.Groups[1].Placement.Forbidden = []domain.SiteID{"b"} }), []string{"Q33 warning erp", "Q09 note w"}},
 		{"not-live", change(well(), func(in *planner.Input) { in.Live = nil }), []string{"Q09 note w", "Q26 not known a", "Q26 not known b", "Q26 not known w", "Q28 not known dir", "Q29 not known", "Q31 not known"}},

@@ -48,12 +48,12 @@ func quorumConfig(cfg config.Config) quorum.Config {
 
 // QuorumPlan is what a configuration tells the planner.
 func QuorumPlan(cfg config.Config) planner.Input {
-	in := planner.Input{Model: modelOf(cfg.Quorum.Model), Timing: core.DefaultTiming(), Plans: cfg.Plans, RTO: map[domain.GroupID]time.Duration{}, Support: cfg.Support}
+	in := planner.Input{From: cfg.Site, Model: modelOf(cfg.Quorum.Model), Timing: core.DefaultTiming(), Plans: cfg.Plans, RTO: map[domain.GroupID]time.Duration{}, Support: cfg.Support}
 	if cfg.Timing == "fast" {
 		in.Timing = core.FastTiming()
 	}
 	for _, s := range cfg.Sites {
-		in.Sites = append(in.Sites, planner.Site{ID: s.ID, Role: s.Role})
+		in.Sites = append(in.Sites, planner.Site{ID: s.ID, Role: s.Role, Via: s.Via})
 		kind := core.KindNode
 		if s.Role == domain.SiteWitness {
 			kind = core.KindWitness

@@ -73,6 +73,13 @@ func Run(ctx context.Context, cfg config.Config, o Options) error {
 		return err
 	}
 	defer mon.stop()
+	if cfg.Relay.Listen != "" {
+		r, err := startRelay(ctx, cfg, o, mon)
+		if err != nil {
+			return err
+		}
+		defer r.Stop()
+	}
 	if cfg.NATS.Listen != "" {
 		srv, err := startNATS(cfg, o)
 		if err != nil {
@@ -97,7 +104,7 @@ func dial(cfg config.Config, name string, log *slog.Logger) (*bus.Mesh, error) {
 	if err != nil {
 		return nil, err
 	}
-	return bus.Dial(bus.Config{Site: cfg.Site, Service: name, URLs: urls(cfg), Logger: log, Credentials: creds})
+	return bus.Dial(bus.Config{Site: cfg.Site, Service: name, URLs: urls(cfg), Relays: cfg.Relays(), Logger: log, Credentials: creds})
 }
 
 // urls are the servers of every site as this one reaches them.

@@ -372,3 +372,19 @@ func TestShowWarnsBeforeCertificatesEnd(t *testing.T) {
 		t.Errorf("warnings:\n%s", text)
 	}
 }
+
+func TestShowTellsByWhomASiteIsReached(t *testing.T) {
+	s := joined(t)
+	path := s.file("a", "config", "site.yaml")
+	rewrite(t, path, path, "{id: b, ", "{relay: 'b.example.org:4230', id: b, ")
+	rewrite(t, path, path, "{id: w, ", "{via: b, id: w, ")
+	v, err := sitefolder.Show(s.a, time.Now())
+	if err != nil || len(v.Problems) > 0 {
+		t.Fatal(err, v.Problems)
+	}
+	for _, site := range v.Sites {
+		if want := map[domain.SiteID]domain.SiteID{"w": "b"}[site.Site]; site.Via != want {
+			t.Errorf("site %s is reached via %q, want %q", site.Site, site.Via, want)
+		}
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/chap"
+	"github.com/holdfast-dr/holdfast/pkg/config"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/identity"
 )
@@ -42,7 +43,8 @@ type SiteView struct {
 	Role  domain.SiteRole `json:"role"`
 	Index int             `json:"index"`
 	NATS  string          `json:"nats"`
-	Ends  time.Time       `json:"ends"` // the first of its certificates to end
+	Via   domain.SiteID   `json:"via,omitempty"` // by whose relay this site reaches it
+	Ends  time.Time       `json:"ends"`          // the first of its certificates to end
 }
 
 // CertView is one certificate.
@@ -77,13 +79,18 @@ func Show(dir string, now time.Time) (View, error) {
 	}
 	v.Serial = inst.Serial
 	for _, s := range inst.Sites {
-		v.Sites = append(v.Sites, SiteView{s.Site, s.Role, s.Index, s.NATS, firstEnd(s)})
+		v.Sites = append(v.Sites, SiteView{Site: s.Site, Role: s.Role, Index: s.Index, NATS: s.NATS, Ends: firstEnd(s)})
 	}
 	own, _ := inst.Site(v.Site)
 	for _, name := range slices.Sorted(maps.Keys(own.Issued)) {
 		v.secret(f, name)
 	}
-	v.chap(f)
+	if cfg, err := f.load(); err != nil {
+		v.Problems = append(v.Problems, err.Error())
+	} else {
+		v.ways(cfg)
+		v.chap(f, cfg)
+	}
 	if f.pending() {
 		v.Warnings = append(v.Warnings, fmt.Sprintf("new keys wait for their certificates: give %s to holdfast site join at the founder", f.renewed(v.Site)))
 	}
@@ -149,13 +156,19 @@ func (v *View) secret(f Folder, name string) {
 	v.Secrets = append(v.Secrets, CertView{name, creds.Expires()})
 }
 
-// chap looks at the secrets of the site's iSCSI logins.
-func (v *View) chap(f Folder) {
-	cfg, err := f.load()
-	if err != nil {
-		v.Problems = append(v.Problems, err.Error())
-		return
+// ways tells which sites are reached by another's relay.
+func (v *View) ways(cfg config.Config) {
+	for _, s := range cfg.Sites {
+		for i := range v.Sites {
+			if v.Sites[i].Site == s.ID {
+				v.Sites[i].Via = s.Via
+			}
+		}
 	}
+}
+
+// chap looks at the secrets of the site's iSCSI logins.
+func (v *View) chap(f Folder, cfg config.Config) {
 	settings := chap.Settings(cfg.ISCSI.CHAP)
 	for _, path := range []*string{&settings.SecretFile, &settings.MutualSecretFile} {
 		if *path != "" && !filepath.IsAbs(*path) {

@@ -96,6 +96,7 @@ func processPorts(o Options) []string {
 			names = append(names, api.HostService(domain.HostID(h)))
 		}
 	}
+	names = append(names, "relay") // where the site has one
 	var out []string
 	for i, name := range names {
 		out = append(out, fmt.Sprintf("%s: %q", name, net.JoinHostPort(o.Listen, strconv.Itoa(firstServicePort+i))))
