@@ -187,9 +187,25 @@ func pair(a, b string) [2]string {
 }
 
 // reaches reports whether two places reach each other. Services keep a connection to each site and pass nothing on, so what
-// a third site reaches does not help.
+// a third site reaches does not help, unless it relays between the two: then it takes the place of a link of their own.
 func (w world) reaches(a, b string) bool {
-	return !w.lost[a] && !w.lost[b] && (a == b || !w.cut[pair(a, b)])
+	if w.lost[a] || w.lost[b] || a == b {
+		return !w.lost[a] && !w.lost[b]
+	}
+	if via := w.between(a, b); via != "" {
+		return !w.lost[via] && !w.cut[pair(a, via)] && !w.cut[pair(via, b)]
+	}
+	return !w.cut[pair(a, b)]
+}
+
+// between is the site that relays between two; empty where none does. Of other sites' ways round the plan does not know.
+func (w world) between(a, b string) string {
+	for _, s := range w.Plan.Sites {
+		if from := string(w.Plan.From); from == a && string(s.ID) == b || from == b && string(s.ID) == a {
+			return string(s.Via)
+		}
+	}
+	return ""
 }
 
 // answers reports whether a voter answers a site.

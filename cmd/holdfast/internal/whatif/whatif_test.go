@@ -94,6 +94,7 @@ func TestWhatBecomesOfEachGroup(t *testing.T) {
 			st.Votes[id] = v
 		}
 	})
+	round := change(func(st *whatif.State) { st.Plan.From, st.Plan.Sites[2].Via = "a", "b" }) // a reaches w by b's relay
 	for _, c := range []struct {
 		name, lose, want string
 		st               whatif.State
@@ -107,6 +108,10 @@ func TestWhatBecomesOfEachGroup(t *testing.T) {
 		{"every link of the serving site", "link:a-b link:a-w", "erp moves a>b, dir moves a>b, log moves a>b, old waits a>b", state()},
 		{"the quorum service of the serving site", "voter:a", "erp waits a>b, dir waits a>b, log waits a>b, old waits a>b", state()},
 		{"the serving site without a witness", "site:a", "erp stops a>, dir stops a>, log stops a>, old stops a>", two},
+		{"the site that relays to the witness", "site:b", "erp stops a>, dir stops a>, log stops a>, old stops a>", round},
+		{"the link from the relay to the witness", "link:b-w", "erp stays a>a, dir stays a>a, log stays a>a, old stays a>a", round},
+		{"the link to the relay", "link:a-b", "erp moves a>b, dir moves a>b, log moves a>b, old waits a>b", round},
+		{"a link that is not there", "link:a-w", "erp stays a>a, dir stays a>a, log stays a>a, old stays a>a", round},
 		{"an even split", "link:a-b", "erp stops a>, dir stops a>, log stops a>, old stops a>", two},
 		{"a target that is not in sync", "site:a", "erp waits a>b, dir moves a>b, log moves a>b, old waits a>b", change(func(st *whatif.State) {
 			v := st.Votes["erp"]
