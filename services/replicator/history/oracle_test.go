@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -329,6 +331,10 @@ func (o *oracle) live(lives int) error {
 }
 
 func seeds(t *testing.T, full int) int {
+	t.Helper()
+	if n, err := strconv.Atoi(os.Getenv("HOLDFAST_SEEDS")); err == nil {
+		return n
+	}
 	if testing.Short() {
 		return full / 40
 	}

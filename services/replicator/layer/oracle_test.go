@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -308,6 +310,9 @@ func TestEveryFlushedWriteIsThereAfterAPowerCut(t *testing.T) {
 	seeds := uint64(3000)
 	if testing.Short() {
 		seeds = 60
+	}
+	if n, err := strconv.ParseUint(os.Getenv("HOLDFAST_SEEDS"), 10, 64); err == nil {
+		seeds = n
 	}
 	for seed := range seeds {
 		if err := runSeed(seed, mutant{}); err != nil {
