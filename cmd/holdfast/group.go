@@ -144,8 +144,9 @@ func (v *groupView) print(cmd *cobra.Command) error {
 	if text := placementText(g.Placement); text != "" {
 		fmt.Fprintf(w, "placement\t%s\n", text)
 	}
+	fmt.Fprintf(w, "durability\t%s\n", durabilityText(g, v.Copies[v.Desired.Site]))
 	for _, t := range g.Targets {
-		fmt.Fprintf(w, "target\t%s, %s\n", t.Site, t.Mode)
+		fmt.Fprintf(w, "target\t%s, %s%s\n", t.Site, t.Mode, t.Transport)
 	}
 	for _, vol := range g.Volumes {
 		if vol.Removed {
@@ -194,6 +195,14 @@ func (v *groupView) print(cmd *cobra.Command) error {
 		fmt.Fprintf(w, "problem\t%s\n", p)
 	}
 	return w.Flush()
+}
+
+// durabilityText is the class that is in force, and the other one that is wanted.
+func durabilityText(g domain.Group, c api.GroupStatus) string {
+	if c.Durability == "" || c.Durability == g.Durability {
+		return string(g.Durability)
+	}
+	return fmt.Sprintf("%s; %s once another site serves the group", c.Durability, g.Durability)
 }
 
 // printHeld tells what writing waits for.

@@ -31,6 +31,7 @@ type groupSettings struct {
 	revision               uint64
 	reason, by             string
 	settled                bool
+	groupTransport
 }
 
 func groupSetCommand(r *remote, site *string) *cobra.Command {
@@ -42,7 +43,8 @@ func groupSetCommand(r *remote, site *string) *cobra.Command {
 		Example: "  holdfast group set erp --target b=sync --target c=async --rpo 5s\n" +
 			"  holdfast group set erp --pin a,b --prefer a   # never at another site; a first. --pin '' lets it go\n" +
 			"  holdfast group set erp --prefer a --return-after 30m --return-within sat,sun@02:00-05:00\n" +
-			"  holdfast group set erp --remove-target c --reason 'site c is given up'",
+			"  holdfast group set erp --remove-target c --reason 'site c is given up'\n" +
+			"  holdfast group set erp --rate-limit c=20MiB --schedule 'c=mon,tue,wed,thu,fri@08:00-18:00 2MiB' --compression c=s2",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return groupSet(cmd, r, *site, domain.GroupID(args[0]), o)
 		},
@@ -66,6 +68,7 @@ func groupSetCommand(r *remote, site *string) *cobra.Command {
 	f.StringVar(&o.reason, "reason", "", "why; kept in the audit")
 	f.StringVar(&o.by, "by", "", "who; by default the user of this system")
 	f.BoolVar(&o.settled, "wait", false, "wait until every target is as it was asked to be, and not only until the primary goes by the change")
+	o.flags(c)
 	return c
 }
 
@@ -83,6 +86,9 @@ func (o *groupSettings) request(cmd *cobra.Command, id domain.GroupID) (api.Grou
 		req.Remove = append(req.Remove, domain.SiteID(s))
 	}
 	if err := o.placements(&req); err != nil {
+		return req, err
+	}
+	if err := o.groupTransport.request(cmd, &req); err != nil {
 		return req, err
 	}
 	changed := cmd.Flags().Changed
@@ -132,37 +138,13 @@ func (o *groupSettings) placement(changed func(string) bool, req *api.GroupSetRe
 		if text == "" {
 			continue
 		}
-		w, err := windowOf(text)
+		w, err := domain.ParseWindow(text)
 		if err != nil {
 			return fmt.Errorf("--return-within %q: %w", text, err)
 		}
 		req.Return.Within = append(req.Return.Within, w)
 	}
 	return nil
-}
-
-// windowOf reads [DAY[,DAY...]@]HH:MM-HH:MM. Errors wrap domain.ErrInvalid.
-func windowOf(text string) (domain.Window, error) {
-	var w domain.Window
-	days, times, dated := strings.Cut(text, "@")
-	if !dated {
-		times = days
-	} else {
-		for _, d := range strings.Split(days, ",") {
-			if !slices.Contains(domain.Days(), domain.Day(d)) {
-				return w, fmt.Errorf("%q is no day: %w: use mon, tue, wed, thu, fri, sat or sun", d, domain.ErrInvalid)
-			}
-			w.Days = append(w.Days, domain.Day(d))
-		}
-	}
-	from, to, ok := strings.Cut(times, "-")
-	w.From, w.To = domain.Clock(from), domain.Clock(to)
-	_, err1 := w.From.Minutes()
-	_, err2 := w.To.Minutes()
-	if !ok || err1 != nil || err2 != nil {
-		return w, fmt.Errorf("%w: write [DAY[,DAY...]@]HH:MM-HH:MM, as sat,sun@22:00-05:00", domain.ErrInvalid)
-	}
-	return w, nil
 }
 
 // placementText is a group's placement in words; empty when there is none.

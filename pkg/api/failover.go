@@ -169,6 +169,11 @@ type GroupSetRequest struct {
 	Pinned    *[]domain.SiteID `json:"pinned,omitempty"`
 	Forbidden *[]domain.SiteID `json:"forbidden,omitempty"`
 	Return    *domain.Return   `json:"return,omitempty"`
+	// Durability is strict at once; cached where another site serves next (GroupStatus.Durability says what is in force).
+	Durability domain.Durability `json:"durability,omitempty"`
+	// Transports are of targets, those that are added by this change too.
+	Transports  map[domain.SiteID]domain.TransportChange `json:"transports,omitempty"`
+	Checkpoints *domain.CheckpointsChange                `json:"checkpoints,omitempty"`
 	// Placements say where the group's VMs live at sites that are added.
 	Placements map[domain.VMID]map[domain.SiteID]domain.VMPlacement `json:"placements,omitempty"`
 	Reason     string                                               `json:"reason,omitempty"`

@@ -135,6 +135,8 @@ type GroupStatus struct {
 	Quarantined       []Quarantined  `json:"quarantined,omitempty"`
 	Verify            []VerifyStatus `json:"verify,omitempty"`             // the last comparison with each target that this site made as primary
 	RPOTarget         float64        `json:"rpo_target_seconds,omitempty"` // at a primary: the group's, 0 when nothing may be lost
+	// Durability is how a primary answers writes now; where the group's is another one, it is in force once another site serves.
+	Durability domain.Durability `json:"durability,omitempty"`
 	// Policy is the version of desired state that the copy goes by; PolicyError says why it does not go by a newer one.
 	Policy      PolicyVersion `json:"policy,omitzero"`
 	PolicyError string        `json:"policy_error,omitempty"`

@@ -132,6 +132,33 @@ func (c Checkpoints) WithDefaults() Checkpoints {
 	return c
 }
 
+// CheckpointsChange is what of Checkpoints is to be another; what is nil stays.
+type CheckpointsChange struct {
+	Disabled *bool          `json:"disabled,omitempty"`
+	Every    *time.Duration `json:"every,omitempty"`
+	AppEvery *time.Duration `json:"app_every,omitempty"`
+	Age      *time.Duration `json:"age,omitempty"`
+	Count    *int           `json:"count,omitempty"`
+	Bytes    *int64         `json:"bytes,omitempty"`
+}
+
+// Of is c with the change.
+func (x CheckpointsChange) Of(c Checkpoints) Checkpoints {
+	change(&c.Disabled, x.Disabled)
+	change(&c.Every, x.Every)
+	change(&c.AppEvery, x.AppEvery)
+	change(&c.Keep.Age, x.Age)
+	change(&c.Keep.Count, x.Count)
+	change(&c.Keep.Bytes, x.Bytes)
+	return c
+}
+
+func change[T any](to *T, by *T) {
+	if by != nil {
+		*to = *by
+	}
+}
+
 // Target is one replica of a group. A group's sites are its Home and its Targets; whichever of them is primary,
 // the others receive in the mode given between the pair.
 type Target struct {

@@ -3,6 +3,7 @@ package domain
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -30,6 +31,29 @@ type Window struct {
 	Days []Day `json:"days,omitempty" yaml:"days"` // on which it begins; none: every day
 	From Clock `json:"from" yaml:"from"`
 	To   Clock `json:"to" yaml:"to"` // exclusive; at or before From it is on the next day
+}
+
+// ParseWindow reads a window as people write it: [DAY[,DAY...]@]HH:MM-HH:MM. Errors wrap ErrInvalid.
+func ParseWindow(text string) (Window, error) {
+	var w Window
+	times := text
+	if days, rest, dated := strings.Cut(text, "@"); dated {
+		times = rest
+		for d := range strings.SplitSeq(days, ",") {
+			if !slices.Contains(Days(), Day(d)) {
+				return w, fmt.Errorf("%q is no day: %w: use mon, tue, wed, thu, fri, sat or sun", d, ErrInvalid)
+			}
+			w.Days = append(w.Days, Day(d))
+		}
+	}
+	from, to, ok := strings.Cut(times, "-")
+	w.From, w.To = Clock(from), Clock(to)
+	_, err1 := w.From.Minutes()
+	_, err2 := w.To.Minutes()
+	if !ok || err1 != nil || err2 != nil {
+		return w, fmt.Errorf("%q is no window: %w: write [DAY[,DAY...]@]HH:MM-HH:MM, as sat,sun@22:00-05:00", text, ErrInvalid)
+	}
+	return w, nil
 }
 
 // Has reports whether a time, in its own zone, lies in the window. A window with a time that is none has no time.

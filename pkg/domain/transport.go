@@ -1,8 +1,10 @@
 package domain
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -100,6 +102,73 @@ func (t Transport) Rate(at time.Time) Rate {
 	}
 	return t.RateLimit
 }
+
+// TransportChange is what of a Transport is to be another; what is nil stays.
+type TransportChange struct {
+	RateLimit   *Rate         `json:"rate_limit,omitempty"`
+	Schedule    *[]RateWindow `json:"schedule,omitempty"` // all windows; an empty list: none
+	Compression *Compression  `json:"compression,omitempty"`
+}
+
+// Of is t with the change.
+func (x TransportChange) Of(t Transport) Transport {
+	change(&t.RateLimit, x.RateLimit)
+	change(&t.Schedule, x.Schedule)
+	change(&t.Compression, x.Compression)
+	return t
+}
+
+// ParseRateWindow reads a window as people write it in one line: [DAY[,DAY...]@]HH:MM-HH:MM RATE. The error wraps ErrInvalid.
+func ParseRateWindow(text string) (RateWindow, error) {
+	when, rate, _ := strings.Cut(text, " ")
+	w, err := ParseWindow(when)
+	if err != nil {
+		return RateWindow{}, err
+	}
+	out := RateWindow{Days: w.Days, From: w.From, To: w.To}
+	return out, out.RateLimit.UnmarshalText([]byte(strings.TrimSpace(rate)))
+}
+
+// Equal reports whether both are the same.
+func (t Transport) Equal(o Transport) bool {
+	return t.RateLimit == o.RateLimit && t.compression() == o.compression() && slices.EqualFunc(t.Schedule, o.Schedule, func(a, b RateWindow) bool {
+		return a.From == b.From && a.To == b.To && a.RateLimit == b.RateLimit && slices.Equal(a.Days, b.Days)
+	})
+}
+
+// String is what differs from as fast and as plain as can be, each part after a comma.
+func (t Transport) String() string {
+	var out strings.Builder
+	if t.RateLimit != 0 {
+		fmt.Fprintf(&out, ", at most %s a second", t.RateLimit)
+	}
+	for _, w := range t.Schedule {
+		out.WriteString(", ")
+		for i, d := range w.Days {
+			out.WriteString(string(d) + map[bool]string{true: "@", false: ","}[i == len(w.Days)-1])
+		}
+		fmt.Fprintf(&out, "%s-%s %s", w.From, w.To, w.RateLimit)
+	}
+	if c := t.compression(); c != CompressionNone {
+		fmt.Fprintf(&out, ", compression %s", c)
+	}
+	return out.String()
+}
+
+// String is the rate with the largest unit that divides it, as UnmarshalText reads it.
+func (r Rate) String() string {
+	for _, u := range []struct {
+		suffix string
+		bytes  Rate
+	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}} {
+		if r != 0 && r%u.bytes == 0 {
+			return strconv.FormatInt(int64(r/u.bytes), 10) + u.suffix
+		}
+	}
+	return strconv.FormatInt(int64(r), 10)
+}
+
+func (t Transport) compression() Compression { return cmp.Or(t.Compression, CompressionNone) }
 
 // TransportTo is how a primary at `from` sends to `to`: as the receiving target says, or on the way home as the sending one.
 func (g Group) TransportTo(from, to SiteID) Transport {

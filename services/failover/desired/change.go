@@ -19,6 +19,9 @@ func Changed(g domain.Group, r api.GroupSetRequest) (domain.Group, error) {
 	if g.Targets, err = targets(g, r); err != nil {
 		return g, err
 	}
+	if err = sentTo(&g, r); err != nil {
+		return g, err
+	}
 	if g.VMs, err = placed(g, r); err != nil {
 		return g, err
 	}
@@ -32,6 +35,12 @@ func Changed(g domain.Group, r api.GroupSetRequest) (domain.Group, error) {
 	set(&g.Placement.Pinned, r.Pinned)
 	set(&g.Placement.Forbidden, r.Forbidden)
 	set(&g.Placement.Return, r.Return)
+	if r.Checkpoints != nil {
+		g.Checkpoints = r.Checkpoints.Of(g.Checkpoints.WithDefaults())
+	}
+	if r.Durability != "" {
+		g.Durability = r.Durability
+	}
 	if r.OnTargetLoss != "" {
 		g.OnTargetLoss = r.OnTargetLoss
 	}
@@ -48,6 +57,18 @@ func set[T any](to *T, from *T) {
 	if from != nil {
 		*to = *from
 	}
+}
+
+// sentTo changes how targets are sent to; g's list is its own already.
+func sentTo(g *domain.Group, r api.GroupSetRequest) error {
+	for site, x := range r.Transports {
+		i := slices.IndexFunc(g.Targets, func(t domain.Target) bool { return t.Site == site })
+		if i < 0 {
+			return fmt.Errorf("change group %s: %w: site %s is no target of it", g.ID, domain.ErrInvalid, site)
+		}
+		g.Targets[i].Transport = x.Of(g.Targets[i].Transport)
+	}
+	return nil
 }
 
 func targets(g domain.Group, r api.GroupSetRequest) ([]domain.Target, error) {

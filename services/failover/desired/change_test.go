@@ -39,6 +39,14 @@ func TestAChangeIsWhatItNamesAndNothingElse(t *testing.T) {
 			}},
 		"volume removed": {api.GroupSetRequest{RemoveVolumes: []domain.VolumeID{"spare"}},
 			func(g *domain.Group) { g.Volumes = slices.Clone(g.Volumes); g.Volumes[1].Removed = true }},
+		"transport": {api.GroupSetRequest{Transports: map[domain.SiteID]domain.TransportChange{"b": {RateLimit: new(domain.Rate(1 << 20))}}},
+			func(g *domain.Group) {
+				g.Targets = []domain.Target{{Site: "b", Mode: domain.ModeSync, Transport: domain.Transport{RateLimit: 1 << 20}}}
+			}},
+		"checkpoints": {api.GroupSetRequest{Checkpoints: &domain.CheckpointsChange{Every: &rpo}, Durability: domain.DurabilityCached},
+			func(g *domain.Group) {
+				g.Checkpoints, g.Durability = domain.Checkpoints{Every: rpo, Keep: domain.Keep{Age: 24 * time.Hour, Count: 120, Bytes: 16 << 30}}, domain.DurabilityCached
+			}},
 		"place": {api.GroupSetRequest{Placements: map[domain.VMID]map[domain.SiteID]domain.VMPlacement{"vm": {"c": at}}},
 			func(g *domain.Group) { g.VMs[0].Sites["c"] = at }},
 	} {
@@ -59,9 +67,10 @@ func TestAChangeIsWhatItNamesAndNothingElse(t *testing.T) {
 		})
 	}
 	for name, req := range map[string]api.GroupSetRequest{
-		"remove no target": {Remove: []domain.SiteID{"c"}},
-		"both at once":     {Remove: []domain.SiteID{"b"}, Targets: []domain.Target{{Site: "b", Mode: domain.ModeSync}}},
-		"no such vm":       {Placements: map[domain.VMID]map[domain.SiteID]domain.VMPlacement{"other": {"c": at}}},
+		"remove no target":       {Remove: []domain.SiteID{"c"}},
+		"both at once":           {Remove: []domain.SiteID{"b"}, Targets: []domain.Target{{Site: "b", Mode: domain.ModeSync}}},
+		"transport of no target": {Transports: map[domain.SiteID]domain.TransportChange{"c": {}}},
+		"no such vm":             {Placements: map[domain.VMID]map[domain.SiteID]domain.VMPlacement{"other": {"c": at}}},
 	} {
 		if _, err := Changed(base, req); !errors.Is(err, domain.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)

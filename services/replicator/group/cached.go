@@ -1,6 +1,7 @@
 package group
 
 import (
+	"cmp"
 	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -17,7 +18,8 @@ const cacheBytes = 16 << 20
 // FUA was answered for is not. Since an LSN is given before the answer, what remains is a prefix of the group's order all the
 // same. The session's lock guards it.
 type cache struct {
-	on      bool
+	on      bool               // declared to initiators
+	strict  bool               // nothing is answered early any more: the policy became strict meanwhile
 	used    int                // of cacheBytes
 	pages   map[cachePage]int  // how many changes in flight touch a page
 	busy    atomic.Int64       // len(pages), for readers, who need no lock when there are none
@@ -36,9 +38,51 @@ type waitingForVolume struct {
 
 const cachePageBytes = 4096
 
+// class is what the copy serves as.
+func (s *store) class() domain.Durability {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.meta.Class
+}
+
+// chooseClass decides, durably, what the copy of a site serves as from the next epoch on. One that was strict when it served last,
+// and after which no other site served, stays so whatever the policy became: its guests may run on, and they were told that their
+// disks have no write cache.
+func (s *store) chooseClass(site domain.SiteID) error {
+	class := cmp.Or(s.policy().Durability, domain.DurabilityStrict)
+	if l := s.lineage(); len(l) > 0 && l[len(l)-1].Site == site && s.class() == domain.DurabilityStrict {
+		class = domain.DurabilityStrict
+	}
+	return s.remember(func(m *meta) { m.Class = class })
+}
+
+// goBy goes over to another class, as far as that may be while guests run; what changes, in words.
+func (s *session) goBy(class domain.Durability) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	strict := cmp.Or(class, domain.DurabilityStrict) == domain.DurabilityStrict
+	if !s.cache.on || s.cache.strict == strict {
+		return ""
+	}
+	if s.cache.strict = strict; strict {
+		return "every write is durable before it is answered"
+	}
+	return "writes are answered before they are durable again"
+}
+
+// class is how writes are answered now.
+func (s *session) class() domain.Durability {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cache.on && !s.cache.strict {
+		return domain.DurabilityCached
+	}
+	return domain.DurabilityStrict
+}
+
 // early reports whether a command that was placed is answered now. Under mu.
 func (s *session) early(o *op, b *batch) bool {
-	if !s.cache.on || o.marker || o.cmd.FUA || o.cmd.Atomic || o.cmd.Op == target.OpCompareAndWrite ||
+	if !s.cache.on || s.cache.strict || o.marker || o.cmd.FUA || o.cmd.Atomic || o.cmd.Op == target.OpCompareAndWrite ||
 		o.cmd.Op != target.OpWrite && o.cmd.Len > pieceBytes {
 		return false
 	}

@@ -17,7 +17,7 @@
 // An epoch begins with a marker of its own, and nothing is served, reads included, before that is where an acknowledged
 // change must be. Else a copy with an unacknowledged tail could later show what a reader here has seen to be absent.
 //
-// Durability is always strict: a group declared cached is served as strict, which promises more, not less.
+// Durability is strict, or cached: see cached.go.
 //
 // # Who may acknowledge
 //

@@ -308,7 +308,7 @@ func (g *Group) Status() api.GroupStatus {
 	out.DamageFound, out.DamageLast = g.damaged()
 	if s != nil && s.gate.open() {
 		out.Role, out.Serving, out.Epoch, out.Disks = domain.RolePrimary, s.served.Load(), s.epoch, reply.Disks
-		out.RPOTarget = g.store.policy().RPO.Seconds()
+		out.RPOTarget, out.Durability = g.store.policy().RPO.Seconds(), s.class()
 		out.WrittenFrameBytes = s.window.written()
 		head, _ := s.head()
 		for site, t := range s.senders.all() {

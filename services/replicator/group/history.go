@@ -35,22 +35,35 @@ func (s *store) historyDir() string { return filepath.Join(s.dir, "history") }
 
 // openHistory opens the copy's past, beside its volumes.
 func (s *store) openHistory(cfg Config) error {
-	c := s.group.Checkpoints.WithDefaults()
-	s.every = c.Every
-	if c.Disabled {
-		s.every = 0
-	}
+	keep := s.keepPast(s.group.Checkpoints)
 	dir := s.historyDir()
 	if err := errors.Join(os.RemoveAll(s.overlaysDir()), os.MkdirAll(dir, 0o700)); err != nil {
 		return err
 	}
-	hc := history.Config{FS: journal.OS(), Dir: dir, Keep: history.Keep{Age: c.Keep.Age, Count: c.Keep.Count, Bytes: c.Keep.Bytes},
+	hc := history.Config{FS: journal.OS(), Dir: dir, Keep: keep,
 		Log: cfg.Logger, Names: func() ([]string, error) { return namesIn(dir) }, Lost: cfg.historyLost}
 	hc.Base, hc.Sizes = s.table().past()
 	var err error
 	s.hist, err = history.Open(hc)
 	return err
 }
+
+// keepPast goes by what a policy says of the copy's past, from the next checkpoint on.
+func (s *store) keepPast(c domain.Checkpoints) history.Keep {
+	c = c.WithDefaults()
+	if c.Disabled {
+		c.Every = 0
+	}
+	s.every.Store(int64(c.Every))
+	keep := history.Keep{Age: c.Keep.Age, Count: c.Keep.Count, Bytes: c.Keep.Bytes}
+	if s.hist != nil {
+		s.hist.SetKeep(keep)
+	}
+	return keep
+}
+
+// checkpointsEvery is the time between two checkpoints; 0: none are taken.
+func (s *store) checkpointsEvery() time.Duration { return time.Duration(s.every.Load()) }
 
 func namesIn(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
@@ -238,7 +251,8 @@ func (b *bringer) take(lsn domain.LSN, at time.Time, kind, label string) error {
 // due reports whether a frame of that time is to be applied after another checkpoint, at applied.
 func (s *store) due(at time.Time, applied domain.LSN) bool {
 	p := s.hist.Newest()
-	return s.every > 0 && p.LSN > 0 && applied > p.LSN && at.Sub(p.Time) >= s.every
+	every := s.checkpointsEvery()
+	return every > 0 && p.LSN > 0 && applied > p.LSN && at.Sub(p.Time) >= every
 }
 
 func (s *store) point(lsn domain.LSN, at time.Time, kind, label string) history.Point {
@@ -260,11 +274,11 @@ func (s *store) take(p history.Point) error {
 
 // tickHistory takes the first checkpoint, and one of what has come since when nothing more comes.
 func (s *store) tickHistory() error {
-	applied, p := s.applied(), s.hist.Newest()
+	applied, p, every := s.applied(), s.hist.Newest(), s.checkpointsEvery()
 	switch {
-	case s.every == 0 || applied == 0:
+	case every == 0 || applied == 0:
 		return nil
-	case s.hist.Recording() && (applied <= p.LSN && s.inLine(p) || time.Since(s.past.taken) < s.every):
+	case s.hist.Recording() && (applied <= p.LSN && s.inLine(p) || time.Since(s.past.taken) < every):
 		return nil
 	}
 	return s.take(s.point(applied, s.past.at, history.KindCrash, ""))
@@ -300,7 +314,7 @@ func (s *store) pastMap(since domain.LSN) (*dirtyMap, error) {
 
 // trimLoop brings the history down to what is to be kept.
 func (r *receiver) trimLoop(ctx context.Context) {
-	for sleep(ctx, max(100*time.Millisecond, min(time.Second, r.st.every))) {
+	for sleep(ctx, max(100*time.Millisecond, min(time.Second, r.st.checkpointsEvery()))) {
 		if err := r.st.hist.Trim(time.Now(), func() bool { return ctx.Err() == nil }); err != nil {
 			r.g.fail(err)
 			return

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
@@ -26,6 +27,9 @@ func (s *store) policy() domain.Group {
 //	from sync  the register lets go of it first; until a majority has that, every write still waits for it
 //	to none    the same, then nothing more is sent; the copy stays as it is at that site
 //	new        a sender begins, with a copy of everything where nothing is there
+//	transport  the next message goes by it
+//	strict     from cached: the next write is answered when it is durable
+//	cached     from strict: once another site serves, as a guest that runs does not learn that its disk has a write cache
 //	volumes    are added and removed by changes in the group's order (volumeLoop); the other copies follow that
 //
 // Nothing of it is kept here: a copy that was killed anywhere in between begins with what desired state says then, and the
@@ -71,6 +75,7 @@ func (g *Group) adopt(ctx context.Context, def domain.Group) error {
 	}
 	before := g.store.policy()
 	g.store.wants.Store(&def)
+	g.store.keepPast(def.Checkpoints)
 	if err := g.cfg.failpoint("policy taken"); err != nil {
 		return err
 	}
@@ -83,7 +88,7 @@ func (g *Group) adopt(ctx context.Context, def domain.Group) error {
 	if text != "" {
 		s.log.Info("policy adopted", "change", text)
 	}
-	if err == nil && (text != "" || before.OnTargetLoss != def.OnTargetLoss || before.RPO != def.RPO || before.Congestion != def.Congestion) {
+	if err == nil && (text != "" || before.OnTargetLoss != def.OnTargetLoss || before.RPO != def.RPO || before.Checkpoints != def.Checkpoints || before.Congestion != def.Congestion) {
 		g.publish(ctx, "policy_adopted", s.epoch, g.store.last(), "", text)
 	}
 	return err
@@ -101,22 +106,27 @@ func (s *session) adopt(def domain.Group) (text string, err error) {
 		sites = append(sites, site)
 	}
 	slices.Sort(sites)
+	var texts []string
+	defer func() { text = strings.Join(texts, ", ") }()
+	if t := s.goBy(def.Durability); t != "" {
+		texts = append(texts, t)
+	}
 	for _, site := range slices.Compact(sites) {
 		was, mode := domain.ModeNone, def.ModeTo(s.g.cfg.Site, site)
 		t := s.senders.get(site)
 		if t != nil {
 			was = t.mode()
+			if t.sendBy(def.TransportTo(s.g.cfg.Site, site)) {
+				texts = append(texts, fmt.Sprintf("%s is sent to otherwise", site))
+			}
 		}
 		if was == mode {
 			continue
 		}
-		if text != "" {
-			text += ", "
-		}
-		text += fmt.Sprintf("%s from %s to %s", site, was, mode)
+		texts = append(texts, fmt.Sprintf("%s from %s to %s", site, was, mode))
 		if t == nil {
 			if t, err = s.newSender(site, mode); err != nil {
-				return text, err
+				return "", err
 			}
 			s.register.admit(site, mode == domain.ModeSync)
 			s.senders.put(t)
@@ -125,7 +135,7 @@ func (s *session) adopt(def domain.Group) (text string, err error) {
 		}
 		s.change(t, mode)
 	}
-	return text, nil
+	return "", nil
 }
 
 // change makes a target one of another mode. Under changing.

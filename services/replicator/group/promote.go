@@ -167,6 +167,9 @@ func (g *Group) takeOver(ctx context.Context, epoch domain.Epoch, checkpoint dom
 	if err := g.store.applyUpTo(g.store.last()); err != nil {
 		return g.failUnlessFull(err)
 	}
+	if err := g.store.chooseClass(g.cfg.Site); err != nil {
+		return err
+	}
 	if err := g.store.raiseEpoch(api.LineageEntry{Epoch: epoch, Site: g.cfg.Site, FirstLSN: g.store.last() + 1}, g.letGo); err != nil {
 		return err
 	}

@@ -22,7 +22,6 @@ type sender struct {
 	site  domain.SiteID
 	conn  *bus.Conn
 	track *track
-	via   domain.Transport
 	pace  transport.Pacer
 	link  *transport.Flow
 	wake  chan struct{} // a frame, a position, or a wish to try again
@@ -33,11 +32,12 @@ type sender struct {
 	lost       bool // a write waited too long for it
 	live       bool // rejoined: positions count
 	reached    bool // rejoined at least once in this session: acked means something
-	packs      bool // the target opens envelopes
-	bundles    bool // the target takes several frames in one message
-	changes    bool // the target follows when volumes are added and removed
-	direct     bool // the target takes frames past the pipe
-	deaf       bool // what was sent past the pipe never arrived: not in this session again
+	via        domain.Transport
+	opens      []domain.Compression // what the target makes of what is sent to it packed
+	bundles    bool                 // the target takes several frames in one message
+	changes    bool                 // the target follows when volumes are added and removed
+	direct     bool                 // the target takes frames past the pipe
+	deaf       bool                 // what was sent past the pipe never arrived: not in this session again
 	arrived    domain.LSN
 	sent       sentBytes
 	acked      domain.LSN

@@ -203,7 +203,7 @@ func (t *sender) sendRecord(ctx context.Context, session uint64, rec record) err
 	if err := t.s.g.cfg.ResyncPace.Take(ctx, len(b)); err != nil {
 		return err
 	}
-	if err := t.pace.Take(ctx, t.via, len(b)); err != nil {
+	if err := t.pace.Take(ctx, t.rate, len(b)); err != nil {
 		return err
 	}
 	if err := t.link.Take(ctx, len(b), t.weight()); err != nil {

@@ -20,7 +20,7 @@ type sentBytes struct {
 func (t *sender) can(r api.RejoinReply) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.packs, t.bundles, t.direct, t.changes = slices.Contains(r.Compression, t.via.Compression), r.Bundles, r.Direct, r.VolumesChange
+	t.opens, t.bundles, t.direct, t.changes = r.Compression, r.Bundles, r.Direct, r.VolumesChange
 }
 
 // Frames go to an asynchronous target in bundles, so that what a message costs at both sites is paid once for many small writes:
@@ -60,7 +60,7 @@ func bundle(ready []windowFrame, most int) (taken int, raw []byte) {
 func (t *sender) compression() domain.Compression {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.packs {
+	if !slices.Contains(t.opens, t.via.Compression) {
 		return domain.CompressionNone
 	}
 	return t.via.Compression
@@ -79,7 +79,26 @@ func (t *sender) streamRate(now time.Time) domain.Rate {
 	if t.mode() == domain.ModeSync {
 		return 0
 	}
+	return t.rate(now)
+}
+
+// rate is the limit that the policy in force sets for the target.
+func (t *sender) rate(now time.Time) domain.Rate {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return t.via.Rate(now)
+}
+
+// sendBy changes how the target is sent to, from the next message on; false when that is how it is.
+func (t *sender) sendBy(via domain.Transport) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.via.Equal(via) {
+		return false
+	}
+	t.via = via
+	poke(t.wake)
+	return true
 }
 
 // weight is the group's share of a link that is too small for all.

@@ -102,7 +102,7 @@ func newSession(ctx context.Context, g *Group, epoch domain.Epoch, deadline cloc
 		ended: make(chan struct{}), confirmed: make(chan struct{}), serving: make(chan struct{}), volumeWake: make(chan struct{}, 1), window: newWindow(g.cfg.Memory),
 		kickCkpt: make(chan struct{}, 1), commitWake: make(chan struct{}, 1), completeWake: make(chan struct{}, 1), released: make(chan struct{}, 1),
 		next: n.FirstLSN, number: 1, applied: n.FirstLSN - 1, required: map[domain.SiteID]bool{},
-		cache: cache{on: g.store.group.Durability == domain.DurabilityCached, pages: map[cachePage]int{}},
+		cache: cache{on: g.store.class() == domain.DurabilityCached, pages: map[cachePage]int{}},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	s.open = s.newBatch(g.cfg.Memory.builder())

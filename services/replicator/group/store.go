@@ -31,6 +31,8 @@ type meta struct {
 	// RolledTo is the checkpoint that the copy was last brought back to, RolledUnder the epoch that began there.
 	RolledTo    domain.LSN   `json:"rolled_lsn,omitempty"`
 	RolledUnder domain.Epoch `json:"rolled,omitempty"`
+	// Class is what this copy served as when it served last.
+	Class domain.Durability `json:"class,omitempty"`
 }
 
 // store is a copy on disk: journal, volumes, and what is kept beside them. One goroutine changes it at a time, except
@@ -52,7 +54,7 @@ type store struct {
 	tail   []*journal.Frame // durable in the journal, not applied yet
 
 	hist  *history.History // the copy's past, while it follows
-	every time.Duration    // between two checkpoints of it; 0: none are taken
+	every atomic.Int64     // nanoseconds between two checkpoints of it; 0: none are taken
 	past  past
 
 	failpoint func(place string) error // of tests

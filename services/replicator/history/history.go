@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -75,7 +76,8 @@ type Config struct {
 // History is the past of one copy. Record, Take and Recording are for the one goroutine that changes the base; Forget, End
 // and Restore while nobody does; all else for anyone.
 type History struct {
-	cfg Config
+	cfg  Config
+	keep atomic.Pointer[Keep] // as it is wanted now
 
 	change sync.Mutex // held while the list of segments changes, or a closed segment grows
 
@@ -101,6 +103,9 @@ type listed struct {
 	Bytes  int64  `json:"bytes"` // that are durable; of the last there may be more
 }
 
+// SetKeep changes how much is kept, from the next Trim or Record on.
+func (h *History) SetKeep(k Keep) { h.keep.Store(&k) }
+
 // Open reads what there is. A history that is damaged is given up, and told; the error is one that keeps it from being
 // given up.
 func Open(cfg Config) (*History, error) {
@@ -108,6 +113,7 @@ func Open(cfg Config) (*History, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	h := &History{cfg: cfg, next: 1}
+	h.SetKeep(cfg.Keep)
 	m, err := h.load()
 	if err == nil {
 		err = h.openSegments(m)

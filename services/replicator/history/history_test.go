@@ -226,7 +226,7 @@ func TestAViewThatIsOpenIsKeptFromThinning(t *testing.T) {
 	}
 	v.Close()
 	v.Close()
-	b.h.cfg.Keep.Count = 2
+	b.h.SetKeep(Keep{Age: b.h.keep.Load().Age, Count: 2, Bytes: b.h.keep.Load().Bytes})
 	trim()
 	if list := b.h.List(); len(list) != 2 || list[0].LSN != 1 || list[1].LSN != 4 {
 		t.Fatalf("%v", list)

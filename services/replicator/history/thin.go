@@ -79,7 +79,7 @@ func (h *History) trim(now time.Time) (bool, error) {
 		return true, h.mergePiece(i)
 	}
 	held := h.List()
-	i := surplus(held, h.Bytes(), h.cfg.Keep, now)
+	i := surplus(held, h.Bytes(), *h.keep.Load(), now)
 	if i < 0 {
 		return false, nil
 	}

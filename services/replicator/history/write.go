@@ -38,7 +38,7 @@ func (h *History) Record(ranges []Range) error {
 	if err == nil {
 		err = r.flush()
 	}
-	if err == nil && h.Bytes() <= h.cfg.Keep.Bytes {
+	if err == nil && h.Bytes() <= h.keep.Load().Bytes {
 		return nil
 	}
 	h.change.Lock()
@@ -189,9 +189,9 @@ func (r *recorder) flush() error {
 // limitBytes drops the oldest checkpoints until the history is as small as it should be; an error says that the newest
 // alone is larger. Call it under change.
 func (h *History) limitBytes() error {
-	for h.Bytes() > h.cfg.Keep.Bytes {
+	for h.Bytes() > h.keep.Load().Bytes {
 		if !h.dropOldest("") {
-			return fmt.Errorf("more than %d bytes changed since the newest checkpoint: %w", h.cfg.Keep.Bytes, domain.ErrRefused)
+			return fmt.Errorf("more than %d bytes changed since the newest checkpoint: %w", h.keep.Load().Bytes, domain.ErrRefused)
 		}
 	}
 	return nil

@@ -219,5 +219,5 @@ func (b *Bound) Take(ctx context.Context, bytes int) error {
 	if b == nil {
 		return ctx.Err()
 	}
-	return b.pacer.Take(ctx, b.rate, bytes)
+	return b.pacer.Take(ctx, b.rate.Rate, bytes)
 }

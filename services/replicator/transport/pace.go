@@ -68,11 +68,11 @@ func (p *Pacer) pay(now time.Time, bytes int) {
 // maxNap is how often a wait looks at the time of day again.
 const maxNap = time.Second
 
-// Take waits for its turn to send so many bytes, at the rate that t has at each moment, or for ctx to end.
-func (p *Pacer) Take(ctx context.Context, t domain.Transport, bytes int) error {
+// Take waits for its turn to send so many bytes, at the rate of each moment, or for ctx to end.
+func (p *Pacer) Take(ctx context.Context, rate func(time.Time) domain.Rate, bytes int) error {
 	for {
 		now := time.Now()
-		if wait := p.claim(now, t.Rate(now), bytes); wait <= 0 {
+		if wait := p.claim(now, rate(now), bytes); wait <= 0 {
 			return ctx.Err()
 		} else if err := clock.Sleep(ctx, min(wait, maxNap)); err != nil {
 			return err

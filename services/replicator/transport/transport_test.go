@@ -29,7 +29,7 @@ func sent(t *testing.T, p *Pacer, tr domain.Transport, size int, d time.Duration
 	t.Helper()
 	total := 0
 	for end := time.Now().Add(d); time.Now().Before(end); {
-		if err := p.Take(t.Context(), tr, size); err != nil {
+		if err := p.Take(t.Context(), tr.Rate, size); err != nil {
 			t.Fatal(err)
 		}
 		if time.Now().Before(end) {
