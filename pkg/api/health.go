@@ -34,18 +34,26 @@ type Observation struct {
 	Missed int `json:"missed,omitempty"`
 	// FirstMissed is when it first failed to answer, by the observer's wall clock; zero while it is well.
 	FirstMissed time.Time `json:"first_missed,omitzero"`
+	// Suspicion is phi: minus the decimal logarithm of how likely so long a silence is by the link's history; 8 is dead.
+	Suspicion float64 `json:"suspicion,omitempty"`
 	// On is what it runs on: a VM's host.
 	On string `json:"on,omitempty"`
 	// Observer is whose observation this is; set in evidence, where those of several observers stand side by side.
 	Observer domain.SiteID `json:"observer,omitempty"`
+	// Confidence is the observer's in itself, 0 to 1, as in View; set in evidence.
+	Confidence float64 `json:"confidence,omitempty"`
 }
 
 // View is everything one observer sees.
 type View struct {
 	Observer     domain.SiteID `json:"observer"`
 	At           time.Time     `json:"at"`
-	Sick         bool          `json:"sick"` // the observer doubts itself (was paused or is overloaded)
+	Sick         bool          `json:"sick"` // the observer doubts itself (was paused, is overloaded or cut off)
 	Observations []Observation `json:"observations"`
+	// Confidence is what the observer's evidence is worth by its own judgement, 0 to 1: less while it runs late, 0.1 while it is sick,
+	// and then it counts for nobody.
+	Confidence float64  `json:"confidence,omitempty"`
+	Doubts     []string `json:"doubts,omitempty"` // why it is sick
 }
 
 // Assessment classes.

@@ -206,7 +206,7 @@ func quorumMetrics() []Metric {
 func healthMetrics() []Metric {
 	return []Metric{
 		{Name: HealthObjects, Kind: KindGauge, Service: "health", Labels: []string{"kind", "state"}, Help: "Objects watched here, a path each, by kind and state (unknown, alive, suspect, dead)."},
-		{Name: HealthSuspicion, Kind: KindGauge, Service: "health", Labels: []string{"peer", "path"}, Help: "Answers of a site missed in a row, as a part of those that make it dead: 0 well, 1 dead."},
+		{Name: HealthSuspicion, Kind: KindGauge, Service: "health", Labels: []string{"peer", "path"}, Help: "Suspicion of a site, phi as a part of 8, by the link's history: 0 well, 1 dead."},
 		{Name: HealthMissed, Kind: KindGauge, Service: "health", Labels: []string{"peer", "path"}, Help: "Heartbeats or answers of a site missed in a row now."},
 		{Name: HealthAssessment, Kind: KindGauge, Service: "health", Labels: []string{"peer", "class"}, Help: "1 for what is concluded about a site: none, service, incident, disaster or link."},
 		{Name: HealthSick, Kind: KindGauge, Service: "health", Help: "1 while this observer doubts itself: paused, overloaded or cut off."},

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"time"
 
 	"github.com/sony/gobreaker/v2"
 
@@ -19,23 +21,65 @@ type peer struct {
 	obs     *observer
 	timing  Timing
 	breaker *gobreaker.CircuitBreaker[api.View]
+	server  *gobreaker.CircuitBreaker[struct{}]
 }
 
 func newPeer(conn *bus.Conn, obs *observer, timing Timing) *peer {
-	return &peer{conn: conn, obs: obs, timing: timing, breaker: newBreaker[api.View]("health/"+string(conn.Site()), timing, answered)}
+	return &peer{conn: conn, obs: obs, timing: timing, breaker: newBreaker[api.View]("health/"+string(conn.Site()), timing, answered),
+		server: newBreaker[struct{}]("nats/"+string(conn.Site()), timing, nil)}
 }
 
 // answered reports whether an error proves that the site's server lives.
 func answered(err error) bool { return bus.Unanswered(err) || errors.Is(err, domain.ErrRefused) }
 
-// run asks twice a beat, until ctx ends.
-func (p *peer) run(ctx context.Context) { every(ctx, p.timing.Beat/2, func() { p.ask(ctx) }) }
+// maxAsked bounds the requests to a peer that are under way at once.
+const maxAsked = 12
+
+// run asks twice a beat, until ctx ends, and returns when no request is under way. It does not wait for an answer before it asks
+// again: on a link that has become slow, answers come late and as often as ever.
+func (p *peer) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { every(ctx, p.timing.Beat, func() { p.ping(ctx) }) })
+	asked := make(chan struct{}, maxAsked)
+	every(ctx, p.timing.Beat/2, func() {
+		select {
+		case asked <- struct{}{}:
+			wg.Go(func() {
+				defer func() { <-asked }()
+				p.ask(ctx)
+			})
+		default:
+		}
+	})
+}
+
+// ping is one round trip to the site's server: a health service that hangs is not its server's end.
+func (p *peer) ping(ctx context.Context) {
+	_, err := p.server.Execute(func() (struct{}, error) {
+		cctx, cancel := context.WithTimeout(ctx, 2*p.timing.Beat)
+		defer cancel()
+		return struct{}{}, p.conn.RoundTrip(cctx)
+	})
+	if k := siteKey(p.conn.Site(), assess.PathAPI); ctx.Err() == nil && err == nil {
+		p.obs.good(now(), k)
+	}
+}
+
+// patience is how long an answer is waited for: as long as a loss takes to show, since one that comes late is as good a sign of
+// life; briefly when the one request that a breaker lets through decides about the next.
+func (p *peer) patience() time.Duration {
+	if p.breaker.State() != gobreaker.StateClosed {
+		return 2 * p.timing.Beat
+	}
+	return time.Duration(p.timing.Dead) * p.timing.Beat
+}
 
 func (p *peer) ask(ctx context.Context) {
 	site := p.conn.Site()
 	sent := now().at
 	view, err := p.breaker.Execute(func() (api.View, error) {
-		cctx, cancel := context.WithTimeout(ctx, 2*p.timing.Beat)
+		cctx, cancel := context.WithTimeout(ctx, p.patience())
 		defer cancel()
 		v, err := bus.Call[api.View](cctx, p.conn, api.ServiceHealth, api.VerbView, api.Empty{})
 		if err == nil && v.Observer != site {
@@ -53,7 +97,7 @@ func (p *peer) ask(ctx context.Context) {
 	case errors.Is(err, domain.ErrRefused): // another version, or no right to ask: somebody there answers
 		p.obs.good(now(), siteKey(site, assess.PathAPI))
 		p.obs.failed(healthKey(site), err)
-	case !errors.Is(err, gobreaker.ErrOpenState):
+	case !broken(err):
 		p.obs.failed(siteKey(site, assess.PathAPI), err)
 		p.obs.failed(healthKey(site), err)
 	}
@@ -93,7 +137,7 @@ func (a *agent) run(ctx context.Context) {
 			a.obs.good(now(), service)
 			a.obs.good(now(), host)
 			a.vms.report(now(), status)
-		case !errors.Is(err, gobreaker.ErrOpenState):
+		case !broken(err):
 			a.obs.failed(service, err)
 			a.obs.failed(host, err)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
+	"github.com/holdfast-dr/holdfast/services/health/aware"
 	"github.com/holdfast-dr/holdfast/services/health/detect"
 )
 
@@ -46,6 +47,7 @@ type Site struct {
 type Host struct {
 	ID    domain.HostID
 	Probe string // host:port of a TCP port that is open while the host lives; empty when its agent alone speaks for it
+	Rack  string // what it shares power and switches with; empty: not known
 }
 
 // Timing is how fast losses are noticed. Every site of an installation uses the same.
@@ -54,15 +56,18 @@ type Timing struct {
 	NodeBeat   time.Duration // between two heartbeats of the other services and hosts
 	Suspect    int           // missed in a row: suspect
 	Dead       int           // missed in a row: dead
+	Window     int           // answers that a link's history remembers; 0: none, every link is judged as a clean one
+	Late       int           // missed in a row: dead on the worst of links
 	Recover    int           // good ones in a row after death: alive; above Dead
 	Grace      time.Duration // how long something expected may be silent before its first answer
 	FlapWindow time.Duration // falls within it make the way back longer
 	PauseLimit time.Duration // this service doubts itself when its own tick comes later than this
 }
 
-// DefaultTiming confirms the loss of a site 3 to 3.5 s after its last heartbeat.
+// DefaultTiming confirms the loss of a site 3 to 3.5 s after its last heartbeat, and after twice as long where links lose a fifth of what
+// is sent.
 func DefaultTiming() Timing {
-	return Timing{Beat: 500 * time.Millisecond, NodeBeat: 500 * time.Millisecond, Suspect: 3, Dead: 6, Recover: 8,
+	return Timing{Beat: 500 * time.Millisecond, NodeBeat: 500 * time.Millisecond, Suspect: 3, Dead: 6, Recover: 8, Window: 256, Late: 12,
 		Grace: 30 * time.Second, FlapWindow: 10 * time.Minute, PauseLimit: time.Second}
 }
 
@@ -85,7 +90,13 @@ type Deps struct {
 }
 
 func (t Timing) params(interval time.Duration) detect.Params {
-	return detect.Params{Interval: interval, Suspect: t.Suspect, Dead: t.Dead, Recover: t.Recover, Grace: t.Grace, FlapWindow: t.FlapWindow}
+	return detect.Params{Interval: interval, Suspect: t.Suspect, Dead: t.Dead, Recover: t.Recover, Grace: t.Grace, FlapWindow: t.FlapWindow,
+		Window: t.Window, Late: t.Late}
+}
+
+// aware: a loss takes Dead beats to show.
+func (t Timing) aware() aware.Params {
+	return aware.Params{Tick: t.Beat / tickPart, Pause: t.PauseLimit, Listen: time.Duration(t.Dead) * max(t.Beat, t.NodeBeat)}
 }
 
 // Validate names the field that cannot be.

@@ -24,14 +24,14 @@
 //	none -> suspected -> confirmed -> over (none)
 //
 // and is confirmed only when the site answers nobody and at least two observers at other sites have lost it on both paths.
-// With DefaultTiming that is 3 to 3.5 s after its last heartbeat.
+// With DefaultTiming that is 3 to 3.5 s after its last heartbeat, later where the links lose much (ADR 21 has the figures).
 //
 // # An observer that doubts itself
 //
-// concludes nothing, and its view, which says so, counts for nobody. It does when its own tick came late (it was paused or
-// suspended: every detector begins to count anew), when its own server is out of reach or does not bring its own heartbeats
-// back, and for as long afterwards as a loss takes to show; and while it reaches no other site. A cut-off site therefore sees
-// its links lost and never a disaster of the others.
+// concludes nothing, and its view, which says so and why, counts for nobody (package aware). It does when its own tick came late (it
+// was paused or suspended: every detector begins to count anew), when it runs late again and again, when its own server is out of reach
+// or does not bring its own heartbeats back, and for as long afterwards as a loss takes to show; and while it reaches fewer than half of
+// the other sites. A cut-off site therefore sees its links lost and never a disaster of the others.
 //
 // # Clock assumptions
 //

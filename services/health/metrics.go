@@ -7,6 +7,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
 	"github.com/holdfast-dr/holdfast/services/health/assess"
+	"github.com/holdfast-dr/holdfast/services/health/detect"
 )
 
 // tellMetrics lets the gauges be read from what the observer sees.
@@ -33,7 +34,7 @@ func (o *observer) measure(t instant, set telemetry.Set) {
 		count[class{ob.Kind, ob.State}]++
 		if ob.Kind == assess.KindSite {
 			set(telemetry.HealthMissed, float64(ob.Missed), ob.ID, ob.Path)
-			set(telemetry.HealthSuspicion, min(1, float64(ob.Missed)/float64(o.cfg.Timing.Dead)), ob.ID, ob.Path)
+			set(telemetry.HealthSuspicion, min(1, ob.Suspicion/detect.Threshold), ob.ID, ob.Path)
 		}
 	}
 	kinds := map[string]bool{}

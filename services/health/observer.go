@@ -2,8 +2,9 @@ package health
 
 import (
 	"cmp"
-	"fmt"
+	"math"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/health/assess"
+	"github.com/holdfast-dr/holdfast/services/health/aware"
 	"github.com/holdfast-dr/holdfast/services/health/detect"
 )
 
@@ -53,6 +55,7 @@ type watched struct {
 type heard struct {
 	view api.View
 	sent time.Duration // when it was asked for
+	calm bool          // it sees nothing wrong
 }
 
 // observer holds one detector per object and path, and the views of the other sites' observers. It takes time as an argument;
@@ -60,18 +63,19 @@ type heard struct {
 type observer struct {
 	cfg Config
 
-	mu        sync.Mutex
-	objects   map[key]*watched
-	views     map[domain.SiteID]heard
-	lastTick  time.Duration
-	sickUntil time.Duration
-	localDown bool
-	state     assess.State
-	result    assess.Result
+	mu      sync.Mutex
+	objects map[key]*watched
+	views   map[domain.SiteID]heard
+	self    *aware.Self
+	state   assess.State
+	result  assess.Result
+	decide  func(assess.State, assess.Rules, assess.Input) (assess.State, assess.Result)
+	settled int // objects at the last decision, when that found all of them well and changed nothing; else 0
 }
 
 func newObserver(cfg Config, t instant, state assess.State) *observer {
-	o := &observer{cfg: cfg, objects: map[key]*watched{}, views: map[domain.SiteID]heard{}, lastTick: t.at, state: state}
+	o := &observer{cfg: cfg, objects: map[key]*watched{}, views: map[domain.SiteID]heard{}, self: aware.New(cfg.Timing.aware(), t.at), state: state,
+		decide: assess.Decide}
 	o.result.Isolated = true // until another site is seen
 	for _, id := range cfg.Services {
 		for _, k := range nodeKeys(api.Heartbeat{Site: cfg.Site, Node: id, Kind: id}) {
@@ -170,26 +174,24 @@ func (o *observer) hear(t instant, sent time.Duration, v api.View) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if h, ok := o.views[v.Observer]; !ok || h.sent < sent {
-		o.views[v.Observer] = heard{view: v, sent: sent}
+		calm := !v.Sick && !slices.ContainsFunc(v.Observations, func(x api.Observation) bool { return x.State != api.StateAlive || x.Missed > 1 })
+		o.views[v.Observer] = heard{view: v, sent: sent, calm: calm}
 	}
 }
 
 // wake notices that this process did not run for a while: what it did not hear then is no evidence.
 func (o *observer) wake(t instant) {
-	if t.at-o.lastTick > o.cfg.Timing.Beat/tickPart+o.cfg.Timing.PauseLimit {
+	if o.self.Woke(t.at) {
 		o.blind(t)
-		o.lastTick = t.at
 	}
 }
 
-// blind begins anew after a time in which this observer could not hear, and doubts itself until it has listened for as long
-// as a loss takes to show.
+// blind begins anew after a time in which this observer could not hear.
 func (o *observer) blind(t instant) {
 	for _, w := range o.objects {
 		w.det.Forgive(t.at)
 	}
 	clear(o.views)
-	o.sickUntil = t.at + time.Duration(o.cfg.Timing.Dead)*max(o.cfg.Timing.Beat, o.cfg.Timing.NodeBeat)
 }
 
 // tick lets time pass and returns what there is to tell. connected: this site's own server is reached.
@@ -197,36 +199,75 @@ func (o *observer) tick(t instant, connected bool) []assess.Change {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.wake(t)
-	o.lastTick = t.at
-	down := !connected || o.deaf(t)
-	if o.localDown && !down {
+	late := o.self.Tick(t.at)
+	if o.self.Hears(t.at, o.deaf(t, connected)) {
 		o.blind(t)
 	}
-	o.localDown = down
+	calm := len(o.self.Doubts(t.at)) == 0 && o.calmViews(t)
 	for _, w := range o.objects {
+		if late > 0 {
+			w.det.Excuse(t.at, late)
+		}
 		w.det.Tick(t.at)
+		calm = calm && w.det.State() == api.StateAlive && w.det.Missed(t.at) <= 1
+	}
+	if calm && o.settled == len(o.objects) {
+		return nil // deciding again about the same would conclude the same
 	}
 	in := assess.Input{Self: o.cfg.Site, Own: o.view(t, true), Views: map[domain.SiteID]api.View{}}
-	in.Own.Sick = o.sick(t)
+	in.Own.Doubts = o.self.Doubts(t.at)
+	in.Own.Sick = len(in.Own.Doubts) > 0
 	for _, s := range o.cfg.Sites {
 		in.Sites = append(in.Sites, s.ID)
 	}
 	for site, h := range o.views {
-		if t.at-h.sent < time.Duration(o.cfg.Timing.Suspect)*o.cfg.Timing.Beat {
+		if o.fresh(t, h) {
 			in.Views[site] = h.view
 		}
 	}
-	o.state, o.result = assess.Decide(o.state, assess.Rules{Vantages: o.cfg.Vantages}, in)
+	o.state, o.result = o.decide(o.state, assess.Rules{Vantages: o.cfg.Vantages}, in)
+	if o.settled = 0; calm && len(o.result.Changes) == 0 {
+		o.settled = len(o.objects)
+	}
 	return o.result.Changes
 }
 
-// deaf: this service's own heartbeats do not come back through its own server.
-func (o *observer) deaf(t instant) bool {
-	w, ok := o.objects[key{kind: assess.KindService, id: api.ServiceHealth, site: o.cfg.Site, path: assess.PathHeartbeat}]
-	return ok && w.det.Missed(t.at) >= o.cfg.Timing.Suspect
+// fresh: a view counts for Suspect beats from when it was asked for.
+func (o *observer) fresh(t instant, h heard) bool {
+	return t.at-h.sent < time.Duration(o.cfg.Timing.Suspect)*o.cfg.Timing.Beat
 }
 
-func (o *observer) sick(t instant) bool { return t.at < o.sickUntil || o.localDown }
+// calmViews: every other site's observer was heard lately, and sees nothing wrong.
+func (o *observer) calmViews(t instant) bool {
+	for _, s := range o.cfg.Sites {
+		h, ok := o.views[s.ID]
+		if s.ID != o.cfg.Site && (!ok || !h.calm || !o.fresh(t, h)) {
+			return false
+		}
+	}
+	return true
+}
+
+// deaf is why this service cannot hear; empty when it can.
+func (o *observer) deaf(t instant, connected bool) string {
+	if !connected {
+		return "its own server is out of reach"
+	}
+	w, ok := o.objects[key{kind: assess.KindService, id: api.ServiceHealth, site: o.cfg.Site, path: assess.PathHeartbeat}]
+	if ok && w.det.Missed(t.at) >= o.cfg.Timing.Suspect {
+		return "its own heartbeats do not come back from its own server"
+	}
+	return ""
+}
+
+// doubts are why what this observer sees counts for nobody.
+func (o *observer) doubts(t instant) []string {
+	out := o.self.Doubts(t.at)
+	if o.result.Isolated {
+		out = append(out, "it reaches too few of the other sites: it is isolated")
+	}
+	return out
+}
 
 // View is what this observer sees. Without all, only sites and what is not alive: the rest is well, and need not be sent to
 // other sites several times a second.
@@ -238,7 +279,10 @@ func (o *observer) View(t instant, all bool) api.View {
 }
 
 func (o *observer) view(t instant, all bool) api.View {
-	v := api.View{Observer: o.cfg.Site, At: t.wall.UTC(), Sick: o.sick(t) || o.result.Isolated, Observations: []api.Observation{}}
+	v := api.View{Observer: o.cfg.Site, At: t.wall.UTC(), Observations: []api.Observation{}, Doubts: o.doubts(t), Confidence: o.self.Confidence(t.at)}
+	if v.Sick = len(v.Doubts) > 0; v.Sick {
+		v.Confidence = aware.Low
+	}
 	for k, w := range o.objects {
 		if !all && k.kind != assess.KindSite && w.det.State() == api.StateAlive {
 			continue
@@ -249,7 +293,8 @@ func (o *observer) view(t instant, all bool) api.View {
 			ob.FirstMissed = t.on(first)
 		}
 		if ob.Missed > 0 {
-			ob.Detail = fmt.Sprintf("%d missed", ob.Missed)
+			ob.Detail = strconv.Itoa(ob.Missed) + " missed"
+			ob.Suspicion = math.Round(w.det.Phi(t.at)*10) / 10
 		}
 		if w.failure != "" {
 			ob.Detail = cmp.Or(ob.Detail, "last try") + ": " + w.failure

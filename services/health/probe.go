@@ -54,6 +54,11 @@ func newBreaker[T any](name string, timing Timing, harmless func(error) bool) *g
 	})
 }
 
+// broken: the breaker refused the call; that hides the cause, which is told already.
+func broken(err error) bool {
+	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests)
+}
+
 // set probes an address from now on; another address for a known target replaces the old one.
 func (p *prober) set(k key, address string, page bool) {
 	p.mu.Lock()
@@ -115,7 +120,7 @@ func (p *prober) one(ctx context.Context, t *target) {
 	case !current || ctx.Err() != nil:
 	case err == nil:
 		p.obs.good(now(), t.key)
-	case !errors.Is(err, gobreaker.ErrOpenState): // that one hides the cause
+	case !broken(err):
 		p.obs.failed(t.key, err)
 	}
 }

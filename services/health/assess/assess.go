@@ -13,18 +13,18 @@ import (
 // Decide concludes from everything known at one instant. While this observer doubts itself it tells nothing; what it told
 // before stays as it was.
 func Decide(prev State, rules Rules, in Input) (State, Result) {
-	d := decision{State: prev.clone(), rules: rules, in: in, isolated: isolated(in)}
+	d := decision{State: prev.clone(), rules: rules, in: in, isolated: prev.isolated(in), verdicts: map[domain.SiteID]verdict{}}
 	d.rules.Vantages = max(2, rules.Vantages)
 	d.vantages = vantages(in, d.isolated)
 	for _, site := range in.Sites {
 		switch {
 		case in.Own.Sick:
-			d.out = append(d.out, notJudged(site, "not judged: this observer doubts itself, it was paused or its own server is out of reach"))
+			d.out = append(d.out, notJudged(site, "not judged, this observer doubts itself: "+strings.Join(in.Own.Doubts, "; ")))
 		case site == in.Self:
 			d.own()
 		case d.isolated:
 			d.link(site)
-			d.out = append(d.out, notJudged(site, "not judged: this observer reaches no other site, it is isolated"))
+			d.out = append(d.out, notJudged(site, "not judged: this observer reaches too few of the other sites, it is isolated"))
 		default:
 			d.other(site)
 		}
@@ -38,18 +38,31 @@ type decision struct {
 	in       Input
 	isolated bool
 	vantages []api.View
+	verdicts map[domain.SiteID]verdict
 	out      []api.Assessment
 	changes  []Change
 }
 
-// isolated: no other site is alive on any path of one's own.
-func isolated(in Input) bool {
+// isolated: fewer than half of the other sites are alive on any path of one's own. So many do not die at once; it is this site that is
+// cut off. Those whose loss was confirmed before are not counted.
+func (s State) isolated(in Input) bool {
+	alive := map[domain.SiteID]bool{}
 	for _, o := range in.Own.Observations {
-		if o.Kind == KindSite && o.Site != in.Self && o.State == api.StateAlive {
-			return false
+		if o.Kind == KindSite && o.State == api.StateAlive {
+			alive[o.Site] = true
 		}
 	}
-	return true
+	others, seen := 0, 0
+	for _, site := range in.Sites {
+		if site == in.Self || s.Levels[site] == LevelConfirmed && !alive[site] {
+			continue
+		}
+		others++
+		if alive[site] {
+			seen++
+		}
+	}
+	return seen == 0 || 2*seen < others
 }
 
 func vantages(in Input, isolated bool) []api.View {
@@ -78,6 +91,15 @@ type verdict struct {
 }
 
 func (d *decision) judge(site domain.SiteID) verdict {
+	if v, ok := d.verdicts[site]; ok {
+		return v
+	}
+	v := d.hear(site)
+	d.verdicts[site] = v
+	return v
+}
+
+func (d *decision) hear(site domain.SiteID) verdict {
 	var v verdict
 	for _, view := range d.vantages {
 		if view.Observer == site {
@@ -99,7 +121,7 @@ func (v *verdict) add(view api.View, site domain.SiteID, own bool) {
 		}
 	}
 	for _, o := range sitePaths(view, site) {
-		o.Observer = view.Observer
+		o.Observer, o.Confidence = view.Observer, view.Confidence
 		v.evidence = append(v.evidence, o)
 		known++
 		if failing(o) {
@@ -137,7 +159,7 @@ func (v *verdict) add(view api.View, site domain.SiteID, own bool) {
 
 // sitePaths is how an observer sees a site, on each path it knows something of.
 func sitePaths(view api.View, site domain.SiteID) []api.Observation {
-	var out []api.Observation
+	out := make([]api.Observation, 0, 2)
 	for _, o := range view.Observations {
 		if o.Kind == KindSite && o.Site == site && o.State != api.StateUnknown {
 			out = append(out, o)

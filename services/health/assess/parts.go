@@ -75,7 +75,7 @@ func (d *decision) parts(site domain.SiteID, v verdict) (hurt []api.Observation,
 	beats := false
 	for _, o := range sitePaths(d.in.Own, site) {
 		beats = beats || o.Path == PathHeartbeat && answering(o)
-		if o.Path == PathAPI && o.State == api.StateDead && len(v.apiAnswered) == 0 && v.others > 0 {
+		if o.Path == PathAPI && o.State == api.StateDead && len(v.apiAnswered) == 0 && len(v.apiDead) >= d.rules.Vantages {
 			o.Kind, o.ID, o.Observer = KindService, ServiceNATS, d.in.Self
 			hurt = append(hurt, o)
 		}

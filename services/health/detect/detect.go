@@ -8,14 +8,20 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
 
+// Threshold is the suspicion at which an object is dead: a silence that a link with this one's history has once in 10^8
+// beats.
+const Threshold = 8.0
+
 // Params is how a Detector judges.
 type Params struct {
 	Interval   time.Duration // between two beats or probes
-	Suspect    int           // missed in a row: suspect
-	Dead       int           // missed in a row: dead; above Suspect
+	Suspect    int           // missed in a row on a clean link: suspect
+	Dead       int           // missed in a row on a clean link: dead; above Suspect
 	Recover    int           // good ones in a row after death: alive; above Dead
 	Grace      time.Duration // how long an object may be silent before its first answer
 	FlapWindow time.Duration // falls within it are damped; 0 damps none
+	Window     int           // answers that a link's history remembers; 0: every link is judged as a clean one
+	Late       int           // missed in a row: dead, on the worst of links; at least Dead, or 0 when Window is
 }
 
 // Validate names the field that cannot be.
@@ -29,6 +35,10 @@ func (p Params) Validate() error {
 		return fmt.Errorf("detector dead %d: must be above suspect, %d: %w", p.Dead, p.Suspect, domain.ErrInvalid)
 	case p.Recover <= p.Dead:
 		return fmt.Errorf("detector recover %d: must be above dead, %d: %w", p.Recover, p.Dead, domain.ErrInvalid)
+	case p.Window < 0 || p.Window > maxWindow:
+		return fmt.Errorf("detector window %d: must be 0 to %d: %w", p.Window, maxWindow, domain.ErrInvalid)
+	case p.Window > 0 && p.Late < p.Dead:
+		return fmt.Errorf("detector late %d: must be at least dead, %d: %w", p.Late, p.Dead, domain.ErrInvalid)
 	case p.Grace < 0 || p.FlapWindow < 0:
 		return fmt.Errorf("detector grace %v, flap window %v: must not be below zero: %w", p.Grace, p.FlapWindow, domain.ErrInvalid)
 	}
@@ -51,11 +61,17 @@ type Detector struct {
 	run       int           // good ones in a row while not alive
 	lastCount time.Duration // when the row last grew
 	falls     []time.Duration
+
+	history  history
+	sampled  time.Duration // answer up to which the history goes
+	sampling bool          // sampled is set
+	suspect  int           // missed in a row that make this object suspect, by its history
+	dead     int           // and dead
 }
 
 // New begins in state unknown. The parameters must be valid.
 func New(p Params, now time.Duration) *Detector {
-	return &Detector{p: p, state: api.StateUnknown, since: now, lastGood: now + p.Grace}
+	return &Detector{p: p, state: api.StateUnknown, since: now, lastGood: now + p.Grace, suspect: p.Suspect, dead: p.Dead}
 }
 
 // Good takes an answer and reports whether the state changed. Answers closer together than three quarters of the interval
@@ -67,6 +83,7 @@ func (d *Detector) Good(now time.Duration) bool {
 	if now-d.lastGood >= d.p.Interval*3/2 {
 		d.run = 0
 	}
+	d.learn(now)
 	d.lastGood, d.seen = now, true
 	switch d.state {
 	case api.StateUnknown:
@@ -91,11 +108,11 @@ func (d *Detector) Good(now time.Duration) bool {
 func (d *Detector) Tick(now time.Duration) bool {
 	missed := d.Missed(now)
 	switch {
-	case d.state == api.StateDead || missed < d.p.Suspect:
+	case d.state == api.StateDead || missed < d.suspect:
 		return false
-	case d.state == api.StateUnknown && missed < d.p.Dead:
+	case d.state == api.StateUnknown && missed < d.dead:
 		return false
-	case missed >= d.p.Dead:
+	case missed >= d.dead:
 		d.fall(now)
 		d.wasDead, d.run = true, 0
 		return d.enter(api.StateDead, now)
@@ -108,11 +125,48 @@ func (d *Detector) Tick(now time.Duration) bool {
 
 // Forgive tells that the observer itself could not hear until now: nothing missed so far counts. The state stays.
 func (d *Detector) Forgive(now time.Duration) {
-	d.run = 0
+	d.run, d.sampling = 0, false
 	if now > d.lastGood {
 		d.lastGood = now
 	}
 }
+
+// Excuse tells that the observer itself did not run for a part of the time up to now: that part is not counted as silence.
+func (d *Detector) Excuse(now, late time.Duration) {
+	if !d.seen || d.state == api.StateDead {
+		return // within its grace, or lost already: nothing is counted
+	}
+	d.lastGood = min(now, d.lastGood+late)
+	d.sampled = min(now, d.sampled+late)
+}
+
+// learn adds an answer to the history of the link. Those closer together than three quarters of the interval are one beat's.
+// The silence of an outage is none of the link's.
+func (d *Detector) learn(now time.Duration) {
+	gap := now - d.sampled
+	switch {
+	case !d.sampling || d.state == api.StateDead:
+	case gap < d.p.Interval*3/4:
+		return
+	default:
+		d.history.add(d.p.Window, max(0, int((gap+d.p.Interval/2)/d.p.Interval)-1))
+		d.dead = d.history.beats(Threshold, d.p.Dead, d.p.Late)
+		d.suspect = d.history.beats(Threshold*float64(d.p.Suspect)/float64(d.p.Dead), d.p.Suspect, d.p.Late*d.p.Suspect/d.p.Dead)
+	}
+	d.sampled, d.sampling = now, true
+}
+
+// Phi is the suspicion: Threshold when the object is dead, in between minus the decimal logarithm of how likely so long a
+// silence is by the link's history, while that makes the object dead at Dead beats missed or later and at Late or before.
+func (d *Detector) Phi(now time.Duration) float64 {
+	if now <= d.lastGood {
+		return 0
+	}
+	return Threshold * (now - d.lastGood).Seconds() / (time.Duration(d.dead) * d.p.Interval).Seconds()
+}
+
+// Patience is how many beats missed in a row make the object dead, by the link's history.
+func (d *Detector) Patience() int { return d.dead }
 
 // State is api.StateUnknown, StateAlive, StateSuspect or StateDead.
 func (d *Detector) State() string { return d.state }

@@ -2,6 +2,7 @@ package detect_test
 
 import (
 	"errors"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -118,6 +119,8 @@ func TestParamsAreRefused(t *testing.T) {
 		"dead":     func(p *detect.Params) { p.Dead = p.Suspect },
 		"recover":  func(p *detect.Params) { p.Recover = p.Dead },
 		"grace":    func(p *detect.Params) { p.Grace = -1 },
+		"window":   func(p *detect.Params) { p.Window = -1 },
+		"late":     func(p *detect.Params) { p.Window, p.Late = 1, p.Dead-1 },
 	} {
 		p := params()
 		change(&p)
@@ -127,5 +130,112 @@ func TestParamsAreRefused(t *testing.T) {
 	}
 	if err := params().Validate(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func adaptive() detect.Params {
+	p := params()
+	p.Window, p.Late = 256, 12
+	return p
+}
+
+// lossy beats for so long, each beat lost with a chance that bursts makes depend on the one before.
+func lossy(d *detect.Detector, now time.Duration, beats int, loss, again float64, seed uint64) (deaths int, at time.Duration) {
+	r := rand.New(rand.NewPCG(seed, 0))
+	lost := false
+	for range beats {
+		now += beat
+		chance := loss
+		if lost {
+			chance = again
+		}
+		if lost = r.Float64() < chance; !lost {
+			d.Good(now)
+		}
+		if d.Tick(now) && d.State() == api.StateDead {
+			deaths++
+		}
+	}
+	return deaths, now
+}
+
+func TestACleanLinkIsJudgedAsEver(t *testing.T) {
+	for _, script := range []string{"xx.......", "x...xxxx", "x......xxxxxxxx", "x......xx......xxxxxxxx"} {
+		want, _ := play(detect.New(params(), 0), 0, script)
+		if got, _ := play(detect.New(adaptive(), 0), 0, script); got != want {
+			t.Errorf("\nscript %s\ngot    %s\nwant   %s", script, got, want)
+		}
+	}
+	d := detect.New(adaptive(), 0)
+	_, now := lossy(d, 0, 1000, 0.01, 0.01, 1)
+	if d.Patience() != 6 {
+		t.Fatalf("patience %d beats at 1 %% of loss, want 6", d.Patience())
+	}
+	if d.Good(now); d.Phi(now+3*time.Second) < detect.Threshold {
+		t.Fatalf("phi %.2f after 3 s", d.Phi(now+3*time.Second))
+	}
+}
+
+func TestALossyLinkIsGivenThePatienceItsHistoryAsksFor(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		loss, again float64
+		patience    [2]int
+	}{
+		{"10 % lost", 0.1, 0.1, [2]int{7, 9}},
+		{"20 % lost", 0.2, 0.2, [2]int{9, 12}},
+		{"5 % lost, half of them in bursts", 0.05, 0.5, [2]int{11, 12}},
+		{"half of it lost", 0.5, 0.5, [2]int{12, 12}},
+	} {
+		d := detect.New(adaptive(), 0)
+		_, now := lossy(d, 0, 2000, c.loss, c.again, 7)
+		if p := d.Patience(); p < c.patience[0] || p > c.patience[1] {
+			t.Errorf("%s: patience of %d beats, want %v", c.name, p, c.patience)
+		}
+		_, now = lossy(d, now, 600, 0, 0, 7)
+		if p := d.Patience(); p != 6 {
+			t.Errorf("%s, then clean for five minutes: patience of %d beats, want 6", c.name, p)
+		}
+		play(d, now, strings.Repeat(".", 12))
+		if d.State() != api.StateDead {
+			t.Errorf("%s: not dead after twelve missed", c.name)
+		}
+	}
+}
+
+func TestALossyLinkIsTakenForDeadLessOftenThanByAFixedCount(t *testing.T) {
+	const beats = 4 * 3600 * 2
+	var fixed, ours int
+	for seed := range uint64(10) {
+		f, _ := lossy(detect.New(params(), 0), 0, beats, 0.2, 0.2, seed)
+		o, _ := lossy(detect.New(adaptive(), 0), 0, beats, 0.2, 0.2, seed)
+		fixed, ours = fixed+f, ours+o
+	}
+	t.Logf("40 h at 20 %% of loss: six beats flat %d times dead, adaptive %d times", fixed, ours)
+	if fixed < 5 || ours > fixed/5 {
+		t.Fatalf("40 h at 20 %% of loss: six beats flat %d times dead, adaptive %d times", fixed, ours)
+	}
+}
+
+func TestAnOutageIsNoHistory(t *testing.T) {
+	d := detect.New(adaptive(), 0)
+	_, now := play(d, 0, strings.Repeat("x", 50))
+	for range 20 {
+		_, now = play(d, now, strings.Repeat(".", 40)+strings.Repeat("x", 20))
+	}
+	if p := d.Patience(); p != 6 {
+		t.Fatalf("patience of %d beats after twenty outages, want 6", p)
+	}
+}
+
+func TestTimeTheObserverDidNotRunIsNotSilence(t *testing.T) {
+	d := detect.New(adaptive(), 0)
+	_, now := play(d, 0, "xxxx..")
+	d.Excuse(now, 2*beat)
+	if _, now = play(d, now, ".."); d.State() != api.StateAlive {
+		t.Fatalf("two missed of four were excused: %s", d.State())
+	}
+	if play(d, now, "...."); d.State() != api.StateDead {
+		t.Fatalf("six missed beside: %s", d.State())
 	}
 }
