@@ -223,8 +223,8 @@ func TestARealLossIsConfirmedAsSoonAsBefore(t *testing.T) {
 		n       int
 		p50, mx time.Duration
 	}{
-		{"six beats flat, clean links", before, 0, 5 * time.Second, n, 3200 * time.Millisecond, 3600 * time.Millisecond},
-		{"clean links", DefaultTiming(), 0, 5 * time.Second, n, 3200 * time.Millisecond, 3600 * time.Millisecond},
+		{"six beats flat, clean links", before, 0, 5 * time.Second, n, 3500 * time.Millisecond, 3600 * time.Millisecond},
+		{"clean links", DefaultTiming(), 0, 5 * time.Second, n, 3500 * time.Millisecond, 3600 * time.Millisecond},
 		{"1 % lost", DefaultTiming(), 0.01, time.Minute, n / 4, 3500 * time.Millisecond, 5000 * time.Millisecond},
 		{"20 % lost", DefaultTiming(), 0.2, 3 * time.Minute, n / 4, 6500 * time.Millisecond, 9 * time.Second},
 		{"fast, clean links", FastTiming(), 0, 5 * time.Second, n, 1200 * time.Millisecond, 1400 * time.Millisecond},
