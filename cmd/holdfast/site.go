@@ -62,9 +62,13 @@ func serviceCommands() []*cobra.Command {
 			}),
 		}
 		c.Flags().StringVar(&file, "config", os.Getenv(configEnv), "the site's configuration file (also in "+configEnv+")")
-		if name == api.ServiceQuorum {
+		switch name {
+		case api.ServiceQuorum:
 			c.Args, c.SuggestionsMinimumDistance = onlyCommands, 2
 			c.AddCommand(quorumCheckCommand(), quorumForceCommand(), quorumApproveCommand(), quorumPreventCommand())
+		case api.ServiceHealth:
+			c.Args, c.SuggestionsMinimumDistance = onlyCommands, 2
+			c.AddCommand(healthCommands()...)
 		}
 		out = append(out, c)
 	}

@@ -62,7 +62,7 @@ func Calls(kind string) []Call {
 	case Operator:
 		return []Call{
 			{api.ServiceQuorum, Any, []string{api.VerbStatus, api.VerbForce, api.VerbApprove, api.VerbPrevent}},
-			{api.ServiceHealth, Any, []string{api.VerbStatus, api.VerbView}},
+			{api.ServiceHealth, Any, []string{api.VerbStatus, api.VerbView, api.VerbEvidence, api.VerbMaintain}},
 			{api.ServiceReplicator, Any, []string{api.VerbStatus, api.VerbEstimate, api.VerbQuarantine, api.VerbCheckpointList, api.VerbCheckpointCreate,
 				api.VerbCheckpointOpen, api.VerbCheckpointClose, api.VerbCheckpointRead}},
 			{api.ServiceReplicator, Any, []string{api.VerbQuarantineRead, api.VerbQuarantineDiscard, api.VerbVolumeDiscard, api.VerbVerify, api.VerbWrites, api.VerbSurvey}},
@@ -84,7 +84,7 @@ func MayCall(caller Principal, at domain.SiteID, service, verb string) bool {
 
 // ReadsOnly reports whether a verb changes nothing, so that hearing it twice does no harm.
 func ReadsOnly(verb string) bool {
-	return slices.Contains([]string{api.VerbLease, api.VerbStatus, api.VerbView, api.VerbEstimate, api.VerbQuarantine, api.VerbQuarantineRead, api.VerbVerifyHash, api.VerbVerifyExact, api.VerbCheckpointList, api.VerbCheckpointRead, api.VerbRunList, api.VerbRunShow,
+	return slices.Contains([]string{api.VerbLease, api.VerbStatus, api.VerbView, api.VerbEvidence, api.VerbEstimate, api.VerbQuarantine, api.VerbQuarantineRead, api.VerbVerifyHash, api.VerbVerifyExact, api.VerbCheckpointList, api.VerbCheckpointRead, api.VerbRunList, api.VerbRunShow,
 		api.VerbGroupList, api.VerbLookup, api.VerbRecords, api.VerbWrites}, verb)
 }
 

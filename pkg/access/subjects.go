@@ -50,7 +50,7 @@ func Home(p Principal) Permissions {
 	case api.ServiceQuorum:
 		quorumHome(p, &out)
 	case api.ServiceHealth:
-		healthHome(&out)
+		healthHome(p, &out)
 	case api.ServiceReplicator:
 		replicatorHome(p, &out)
 	case api.ServiceFailover:
@@ -167,7 +167,9 @@ func auditAppend(site domain.SiteID) []string {
 	return append(last(api.StreamAudit), "hf.v1.audit."+string(site)+".>")
 }
 
-func healthHome(out *Permissions) {
+// healthHome: it hears every heartbeat, reads what it told before, and keeps what it is asked to do in the audit.
+func healthHome(p Principal, out *Permissions) {
+	out.Publish = append(out.Publish, auditAppend(p.Site)...)
 	out.Publish = append(out.Publish, streamsThere()...)
 	out.Publish = append(out.Publish, last(api.StreamEvents)...)
 	out.Publish = append(out.Publish, readBucket(api.BucketDesired)...)

@@ -23,7 +23,7 @@ const (
 
 // Observation is one object as one observer sees it.
 type Observation struct {
-	Kind   string        `json:"kind"`   // site, link, replicator, host, vm, port, service
+	Kind   string        `json:"kind"`   // site, link, rack, replicator, storage, host, vm, port, service
 	ID     string        `json:"id"`     // of the object, unique among its kind at its site
 	Site   domain.SiteID `json:"site"`   // where the object is
 	State  string        `json:"state"`  // unknown, alive, suspect, dead
@@ -36,7 +36,7 @@ type Observation struct {
 	FirstMissed time.Time `json:"first_missed,omitzero"`
 	// Suspicion is phi: minus the decimal logarithm of how likely so long a silence is by the link's history; 8 is dead.
 	Suspicion float64 `json:"suspicion,omitempty"`
-	// On is what it runs on: a VM's host.
+	// On is what it runs on: a VM's host, a host's rack.
 	On string `json:"on,omitempty"`
 	// Observer is whose observation this is; set in evidence, where those of several observers stand side by side.
 	Observer domain.SiteID `json:"observer,omitempty"`
@@ -54,6 +54,8 @@ type View struct {
 	// and then it counts for nobody.
 	Confidence float64  `json:"confidence,omitempty"`
 	Doubts     []string `json:"doubts,omitempty"` // why it is sick
+	// Maintenance are the windows this observer knows that are not over, those that were ended included: the others learn them here.
+	Maintenance []Maintenance `json:"maintenance,omitempty"`
 }
 
 // Assessment classes.
@@ -74,6 +76,10 @@ type Assessment struct {
 	Seen     []domain.SiteID `json:"seen_by"`           // observers that agree
 	Evidence []Observation   `json:"evidence"`          // what they saw
 	Text     string          `json:"text"`              // in words
+	// Parts are those of Objects that explain the others: the rack, not its hosts and their VMs.
+	Parts []string `json:"parts,omitempty"`
+	// Maintained are the windows open for the site or parts of it, as site:b, host:a/a-h1: they raise no incident meanwhile.
+	Maintained []string `json:"maintained,omitempty"`
 }
 
 // HealthStatus is the reply of the health service's status verb.
@@ -83,6 +89,8 @@ type HealthStatus struct {
 	Assessments []Assessment  `json:"assessments"`
 	// Nodes are the services and hosts that are heard at this site, with their clocks and versions.
 	Nodes []NodeStatus `json:"nodes,omitempty"`
+	// Maintenance are the windows that are open, or were announced or ended and are not over.
+	Maintenance []Maintenance `json:"maintenance,omitempty"`
 }
 
 // NodeStatus is what a node says of itself, beside this observer's own.

@@ -27,6 +27,7 @@ type Config struct {
 	Links   []Link  `yaml:"links"` // to other sites, that are narrower than what may be sent over them
 	Relay   Relay   `yaml:"relay"` // of this site, for others that do not reach one another
 	Hosts   []Host  `yaml:"hosts"` // VM hosts of this site
+	Health  Health  `yaml:"health"`
 	DNS     DNS     `yaml:"dns"`
 	Groups  []Group `yaml:"groups"` // seeds: written to desired state where it is empty
 	// Support names the VMs that others need to be of use: directory, DNS, remote desktop. Plans should bring them up first.
@@ -120,6 +121,24 @@ type Host struct {
 	Driver   string        `yaml:"driver"`   // embedded, qemu
 	Probe    string        `yaml:"probe"`    // host:port of the agent's health page
 	Separate bool          `yaml:"separate"` // the agent runs as a process of its own: holdfast host
+	Rack     string        `yaml:"rack"`     // what it shares power and switches with; a rack whose hosts all fail is one incident
+}
+
+// Health says what this site's health service probes besides what it probes by itself.
+type Health struct {
+	// Vantages is how many sites' observers must have lost a site before its disaster is confirmed: 2, or more.
+	Vantages int     `yaml:"vantages"`
+	Probes   []Probe `yaml:"probes"`
+}
+
+// Probe is one probe of an object of this site. An object with several probes or heartbeats is as well as the best of them.
+type Probe struct {
+	Of      string   `yaml:"of"`      // host/NAME, service/NAME, storage/NAME, port/NAME
+	Kind    string   `yaml:"kind"`    // tcp, http, iscsi, nats
+	Target  string   `yaml:"target"`  // host:port, a URL, or iscsi://host[:port]/iqn/lun
+	Every   Duration `yaml:"every"`   // between two; a heartbeat's interval when not given
+	Timeout Duration `yaml:"timeout"` // of one; twice Every when not given
+	CHAP    CHAP     `yaml:"chap"`    // of an iSCSI login
 }
 
 // DNS is the zone names live in and who is its authority.
@@ -247,6 +266,7 @@ func Default() Config {
 		NATS:    NATS{},
 		Quorum:  Quorum{Model: "node_majority"},
 		ISCSI:   ISCSI{Listen: "127.0.0.1:3260"},
+		Health:  Health{Vantages: 2},
 		Journal: Journal{Size: 256 << 20},
 		Relay:   Relay{ConnectionsPerPeer: 128},
 		DNS:     DNS{TTL: Duration(5 * time.Second)},

@@ -79,6 +79,9 @@ func Load(path string) (Config, error) {
 	if cfg.DNS.Update != nil {
 		files = append(files, &cfg.DNS.Update.KeyFile)
 	}
+	for i := range cfg.Health.Probes {
+		files = append(files, &cfg.Health.Probes[i].CHAP.SecretFile, &cfg.Health.Probes[i].CHAP.MutualSecretFile)
+	}
 	for _, f := range files {
 		if *f != "" && !filepath.IsAbs(*f) {
 			*f = filepath.Join(base, *f)

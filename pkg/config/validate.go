@@ -99,6 +99,7 @@ func (c Config) Validate() []Problem {
 		c.validateHosts(v)
 		c.validateDNS(v)
 	}
+	c.validateHealth(v)
 	c.validateLinks(v, data)
 	c.validateVia(v)
 	c.validateRelay(v)
@@ -230,6 +231,41 @@ func (c Config) validateHosts(v *validator) {
 		}
 		oneOf(v, f+".driver", h.Driver, "embedded", "qemu")
 		v.hostPort(f+".probe", h.Probe)
+		if h.Rack != "" {
+			v.token(f+".rack", h.Rack)
+		}
+	}
+}
+
+func (c Config) validateHealth(v *validator) {
+	if n := c.Health.Vantages; n < 2 || n > 2 && n >= len(c.Sites) {
+		v.bad("health.vantages", fmt.Sprintf("%d cannot be", n), "give at least 2, and fewer than there are sites: a site does not see its own loss")
+	}
+	for i, p := range c.Health.Probes {
+		f := fmt.Sprintf("health.probes[%d]", i)
+		kind, id, _ := strings.Cut(p.Of, "/")
+		if !slices.Contains([]string{"host", "service", "storage", "port"}, kind) || !domain.ValidToken(id) {
+			v.bad(f+".of", fmt.Sprintf("%q names nothing that is probed", p.Of), "write host/NAME, service/NAME, storage/NAME or port/NAME")
+		}
+		oneOf(v, f+".kind", p.Kind, "tcp", "http", "iscsi", "nats")
+		switch p.Kind {
+		case "tcp", "nats":
+			v.hostPort(f+".target", p.Target)
+		case "http":
+			if u, err := url.Parse(p.Target); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+				v.bad(f+".target", fmt.Sprintf("%q is no page", p.Target), "write http://host:port/path or https://")
+			}
+		case "iscsi":
+			if u, err := url.Parse(p.Target); err != nil || u.Host == "" || u.Scheme != "iscsi" || u.User != nil || strings.Count(u.Path, "/") != 2 {
+				v.bad(f+".target", fmt.Sprintf("%q is no logical unit", p.Target), "write iscsi://host:port/iqn/lun; credentials go into chap")
+			}
+		}
+		if every := time.Duration(p.Every); every != 0 && every < 100*time.Millisecond {
+			v.bad(f+".every", every.String()+" is too often", "give it at least 100ms")
+		}
+		if p.CHAP.User != "" && p.Kind != "iscsi" {
+			v.bad(f+".chap", "only an iSCSI login has credentials", "leave it out")
+		}
 	}
 }
 

@@ -63,9 +63,23 @@ func disasters() []Definition {
 }
 
 func incidents() []Definition {
-	return def("health", "incident", exampleIncident,
-		says{"opened", "Part of a site is hurt (a host, a service); local high availability deals with it."},
-		says{"closed", "Nothing of the site is hurt any more."})
+	var all []Definition
+	for _, part := range [][]Definition{
+		def("health", "incident", exampleIncident,
+			says{"opened", "Part of a site is hurt (a host, a rack, a service); local high availability deals with it."},
+			says{"closed", "Nothing of the site is hurt any more."}),
+		def("health", "evidence", exampleEvidence,
+			says{"recorded", "An incident, a disaster or a lost link was concluded; this is who saw what, when, with which confidence."}),
+		def("health", "observer", exampleObserver,
+			says{"doubted", "A site's observer was paused, runs late or is cut off: what it sees counts for nobody until it is trusted again."},
+			says{"trusted", "A site's observer has run on time for long enough after it doubted itself."}),
+		def("health", "maintenance", exampleMaintenance,
+			says{"announced", "A person announced maintenance of a part: it raises no incident until the window ends."},
+			says{"ended", "A maintenance window is over, or was ended by a person."}),
+	} {
+		all = append(all, part...)
+	}
+	return all
 }
 
 func groups() []Definition {
@@ -177,7 +191,7 @@ func desired() []Definition {
 
 func objects() []Definition {
 	var all []Definition
-	for _, kind := range []string{"site", "link", "replicator", "service", "host", "vm", "port"} {
+	for _, kind := range []string{"site", "link", "rack", "replicator", "storage", "service", "host", "vm", "port"} {
 		all = append(all, def("health", kind, exampleObject(kind),
 			says{"suspected", "An observer missed answers of a " + kind + "."},
 			says{"lost", "An observer takes a " + kind + " for dead."},

@@ -21,7 +21,7 @@ func exampleAssessment(class, text string) api.Assessment {
 }
 
 func exampleObservation(kind string, observer domain.SiteID) api.Observation {
-	ids := map[string]string{"site": "a", "host": "a-h1", "vm": "erp-db", "link": "a", "service": "quorum"}
+	ids := map[string]string{"site": "a", "host": "a-h1", "vm": "erp-db", "link": "a", "service": "quorum", "rack": "r1", "storage": "array"}
 	id, ok := ids[kind]
 	if !ok {
 		id = api.ServiceReplicator
@@ -50,6 +50,32 @@ func exampleIncident(fact string) IncidentChanged {
 		a = api.Assessment{Site: "a", Class: api.ClassNone, Since: exampleAt(40), Seen: []domain.SiteID{"a"}, Text: "all of it answers"}
 	}
 	return IncidentChanged{Fact: fact, Observer: "a", Assessment: a, FirstMissed: exampleAt(0)}
+}
+
+func exampleEvidence(string) EvidenceRecorded {
+	d := exampleDisaster("confirmed")
+	e := api.Evidence{ID: "b-mi9k3x2q", Site: "b", At: exampleAt(3), Entity: "disaster", Fact: "confirmed", Assessment: d.Assessment, FirstMissed: d.FirstMissed}
+	for _, o := range d.Assessment.Evidence {
+		e.Witnesses = append(e.Witnesses, api.Witness{Observer: o.Observer, Confidence: 1, Counted: true, Observations: []api.Observation{o}})
+	}
+	e.Assessment.Evidence = nil
+	return EvidenceRecorded{Evidence: e}
+}
+
+func exampleObserver(fact string) ObserverChanged {
+	if fact == "trusted" {
+		return ObserverChanged{Fact: fact, Observer: "w", Confidence: 1}
+	}
+	return ObserverChanged{Fact: fact, Observer: "w", Confidence: 0.1, Doubts: []string{"it was paused for 20s"}}
+}
+
+func exampleMaintenance(fact string) MaintenanceChanged {
+	m := api.Maintenance{ID: "b-mi9k3x2r", About: api.Part{Kind: "host", Site: "b", ID: "b-h1"}, From: exampleAt(0), Until: exampleAt(0).Add(time.Hour),
+		Why: "new memory", By: "b.operator", Claimed: "alice"}
+	if fact == "ended" {
+		m.Ended = exampleAt(50)
+	}
+	return MaintenanceChanged{Fact: fact, Site: "b", Window: m}
 }
 
 func exampleDisaster(fact string) DisasterChanged {

@@ -17,6 +17,8 @@ type ObjectChanged struct {
 	Evidence []api.Observation `json:"evidence,omitempty"` // what the observers saw on each path
 	// FirstMissed is when the object first failed to answer, by the observer's wall clock.
 	FirstMissed time.Time `json:"first_missed,omitzero"`
+	// EvidenceID names the document of evidence behind it; see evidence.recorded.
+	EvidenceID string `json:"evidence_id,omitempty"`
 }
 
 // Key implements Fact.
@@ -32,6 +34,8 @@ type IncidentChanged struct {
 	Assessment api.Assessment `json:"assessment"` // the conclusion, with its evidence
 	// FirstMissed is when the first answer failed to come, by the observer's wall clock.
 	FirstMissed time.Time `json:"first_missed,omitzero"`
+	// EvidenceID names the document of evidence behind it; see evidence.recorded.
+	EvidenceID string `json:"evidence_id,omitempty"`
 }
 
 // Key implements Fact.
@@ -48,6 +52,8 @@ type DisasterChanged struct {
 	Assessment api.Assessment `json:"assessment"` // the conclusion, with its evidence
 	// FirstMissed is when the first answer failed to come, by the observer's wall clock.
 	FirstMissed time.Time `json:"first_missed,omitzero"`
+	// EvidenceID names the document of evidence behind it; see evidence.recorded.
+	EvidenceID string `json:"evidence_id,omitempty"`
 }
 
 // Key implements Fact.
@@ -343,3 +349,41 @@ func (f LinkRefused) Key() (string, string) { return "link", f.Fact }
 
 // Of implements Fact.
 func (f LinkRefused) Of() string { return f.Address }
+
+// EvidenceRecorded is the document behind an incident, a disaster or a lost link: who saw what, when, with which confidence.
+type EvidenceRecorded struct {
+	Evidence api.Evidence `json:"evidence"`
+}
+
+// Key implements Fact.
+func (EvidenceRecorded) Key() (string, string) { return "evidence", "recorded" }
+
+// Of implements Fact.
+func (f EvidenceRecorded) Of() string { return f.Evidence.ID }
+
+// ObserverChanged tells that a site's observer doubts itself ("doubted"), so that what it sees counts for nobody, or no longer ("trusted").
+type ObserverChanged struct {
+	Fact       string        `json:"fact"`             // last word of the event's type
+	Observer   domain.SiteID `json:"observer"`         // which
+	Doubts     []string      `json:"doubts,omitempty"` // why
+	Confidence float64       `json:"confidence"`       // 0 to 1
+}
+
+// Key implements Fact.
+func (f ObserverChanged) Key() (string, string) { return "observer", f.Fact }
+
+// Of implements Fact.
+func (f ObserverChanged) Of() string { return string(f.Observer) }
+
+// MaintenanceChanged tells of a window in which a part raises no incident: "announced" or "ended", by a person or by itself.
+type MaintenanceChanged struct {
+	Fact   string          `json:"fact"` // last word of the event's type
+	Site   domain.SiteID   `json:"site"` // whose health service tells this
+	Window api.Maintenance `json:"window"`
+}
+
+// Key implements Fact.
+func (f MaintenanceChanged) Key() (string, string) { return "maintenance", f.Fact }
+
+// Of implements Fact.
+func (f MaintenanceChanged) Of() string { return f.Window.ID }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -52,6 +53,13 @@ func textOfPeers(f Fact) []string {
 		return []string{"site", string(f.Site) + ":", words(f.Fact), "by", f.By, bracket(f.Why)}
 	case *VersionChanged:
 		return []string{"site", string(f.Site) + ",", f.Node + ":", words(f.Fact) + ",", "it speaks", f.Theirs + ",", "site", string(f.Observer), "speaks", f.Ours, bracket(f.Text)}
+	case *EvidenceRecorded:
+		a := f.Evidence.Assessment
+		return []string{"evidence", f.Evidence.ID, "recorded:", f.Evidence.Entity, words(f.Evidence.Fact), "of site", string(a.Site) + ",", a.Text}
+	case *ObserverChanged:
+		return []string{"observer of site", string(f.Observer), words(f.Fact) + ",", fmt.Sprintf("confidence %.1f", f.Confidence), bracket(strings.Join(f.Doubts, "; "))}
+	case *MaintenanceChanged:
+		return []string{"maintenance of", f.Window.About.String(), words(f.Fact) + ",", "until", f.Window.Until.Format(time.RFC3339), bracket(f.Window.Why)}
 	case *LinkRefused:
 		return []string{"link to site", string(f.Site), words(f.Fact) + ":", "from", f.Address, fmt.Sprintf("%d times", f.Count), bracket(f.Reason)}
 	}

@@ -12,7 +12,7 @@ func Values() map[string][]string {
 	codes := []string{"stale_epoch", "no_lease", "refused", "conflict", "invalid", "no_quorum", "not_found", "unavailable", "internal"}
 	return map[string][]string{
 		"Observation.State":  {api.StateUnknown, api.StateAlive, api.StateSuspect, api.StateDead},
-		"Observation.Kind":   {"site", "link", "replicator", "service", "host", "vm", "port"},
+		"Observation.Kind":   {"site", "link", "rack", "replicator", "storage", "service", "host", "vm", "port"},
 		"Assessment.Class":   {api.ClassNone, api.ClassService, api.ClassIncident, api.ClassDisaster, api.ClassWAN},
 		"PhaseChanged.Phase": {"idle", "contacting", "comparing", "tally", "waiting", "bringing_up", "functional"},
 		"Run.Kind":           {api.RunStart, api.RunFailover, api.RunSwitchover, api.RunFailback},

@@ -22,10 +22,11 @@ type peer struct {
 	timing  Timing
 	breaker *gobreaker.CircuitBreaker[api.View]
 	server  *gobreaker.CircuitBreaker[struct{}]
+	learn   func([]api.Maintenance)
 }
 
-func newPeer(conn *bus.Conn, obs *observer, timing Timing) *peer {
-	return &peer{conn: conn, obs: obs, timing: timing, breaker: newBreaker[api.View]("health/"+string(conn.Site()), timing, answered),
+func newPeer(conn *bus.Conn, obs *observer, timing Timing, learn func([]api.Maintenance)) *peer {
+	return &peer{conn: conn, obs: obs, timing: timing, learn: learn, breaker: newBreaker[api.View]("health/"+string(conn.Site()), timing, answered),
 		server: newBreaker[struct{}]("nats/"+string(conn.Site()), timing, nil)}
 }
 
@@ -91,6 +92,7 @@ func (p *peer) ask(ctx context.Context) {
 	case ctx.Err() != nil:
 	case err == nil:
 		p.obs.hear(now(), sent, view)
+		p.learn(view.Maintenance)
 	case bus.Unanswered(err): // the server lives, its health service does not answer
 		p.obs.good(now(), siteKey(site, assess.PathAPI))
 		p.obs.failed(healthKey(site), err)

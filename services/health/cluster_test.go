@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -146,7 +147,7 @@ func (c *cluster) start(s *testSite) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	cfg := health.Config{Site: s.id, Role: domain.SiteData, Timing: testTiming()}
+	cfg := health.Config{Site: s.id, Role: domain.SiteData, Timing: testTiming(), Dir: filepath.Join(s.dir, "health")}
 	for _, id := range siteIDs {
 		cfg.Sites = append(cfg.Sites, health.Site{ID: id, Role: domain.SiteData})
 	}

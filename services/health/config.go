@@ -25,8 +25,12 @@ type Config struct {
 	// Replicator is host:port of the iSCSI port of this site's replicator; empty when there is none, or when the replicator's
 	// heartbeats tell it.
 	Replicator string
+	// Probes are of what is not probed by itself.
+	Probes []Probe
 	// Services are the services of this site that are expected to beat, besides those that did.
 	Services []string
+	// Dir is where maintenance windows and evidence are kept; empty: in memory only.
+	Dir string
 	// ClockLimit is how far a node's wall clock may be from this one's before people are told; 0 means DefaultClockLimit.
 	ClockLimit time.Duration
 	// Vantages is how many observers must have lost a site before a disaster is confirmed: at least 2, which 0 means.
@@ -130,8 +134,16 @@ func (c Config) Validate() error {
 			return fmt.Errorf("health hosts: %q: must be a name, once: %w", h.ID, domain.ErrInvalid)
 		}
 		hosts[h.ID] = true
+		if h.Rack != "" && !domain.ValidToken(h.Rack) {
+			return fmt.Errorf("health host %s rack %q: must be a name: %w", h.ID, h.Rack, domain.ErrInvalid)
+		}
 		if err := validAddress(h.Probe); err != nil {
 			return fmt.Errorf("health host %s probe: %w", h.ID, err)
+		}
+	}
+	for _, p := range c.Probes {
+		if err := p.Validate(); err != nil {
+			return err
 		}
 	}
 	if err := validAddress(c.Replicator); err != nil {

@@ -70,12 +70,19 @@ type observer struct {
 	state   assess.State
 	result  assess.Result
 	decide  func(assess.State, assess.Rules, assess.Input) (assess.State, assess.Result)
-	settled int // objects at the last decision, when that found all of them well and changed nothing; else 0
+	windows *windows
+	racks   map[string]string // of this site's hosts
+	met     bool              // other sites were seen since the start: until then being alone is no news
+	doubted bool              // as last told
+	settled int               // objects at the last decision, when that found all of them well and changed nothing; else 0
 }
 
 func newObserver(cfg Config, t instant, state assess.State) *observer {
 	o := &observer{cfg: cfg, objects: map[key]*watched{}, views: map[domain.SiteID]heard{}, self: aware.New(cfg.Timing.aware(), t.at), state: state,
-		decide: assess.Decide}
+		decide: assess.Decide, racks: map[string]string{}, windows: &windows{site: cfg.Site, all: map[string]api.Maintenance{}}}
+	for _, h := range cfg.Hosts {
+		o.racks[string(h.ID)] = h.Rack
+	}
 	o.result.Isolated = true // until another site is seen
 	for _, id := range cfg.Services {
 		for _, k := range nodeKeys(api.Heartbeat{Site: cfg.Site, Node: id, Kind: id}) {
@@ -112,10 +119,13 @@ func (o *observer) watch(k key, interval time.Duration, t instant) *watched {
 }
 
 // expect begins to watch an object that has not answered yet.
-func (o *observer) expect(t instant, k key, on string) {
+func (o *observer) expect(t instant, k key, on string) { o.expectEvery(t, k, on, o.cfg.Timing.Beat) }
+
+// expectEvery is expect of what answers less often than once a beat.
+func (o *observer) expectEvery(t instant, k key, on string, interval time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if w := o.watch(k, o.cfg.Timing.Beat, t); w != nil {
+	if w := o.watch(k, interval, t); w != nil {
 		w.on = on
 	}
 }
@@ -203,7 +213,8 @@ func (o *observer) tick(t instant, connected bool) []assess.Change {
 	if o.self.Hears(t.at, o.deaf(t, connected)) {
 		o.blind(t)
 	}
-	calm := len(o.self.Doubts(t.at)) == 0 && o.calmViews(t)
+	under := o.windows.active(t.wall)
+	calm := len(o.self.Doubts(t.at)) == 0 && o.calmViews(t) && len(under) == 0
 	for _, w := range o.objects {
 		if late > 0 {
 			w.det.Excuse(t.at, late)
@@ -215,6 +226,7 @@ func (o *observer) tick(t instant, connected bool) []assess.Change {
 		return nil // deciding again about the same would conclude the same
 	}
 	in := assess.Input{Self: o.cfg.Site, Own: o.view(t, true), Views: map[domain.SiteID]api.View{}}
+	in.Maintenance = under
 	in.Own.Doubts = o.self.Doubts(t.at)
 	in.Own.Sick = len(in.Own.Doubts) > 0
 	for _, s := range o.cfg.Sites {
@@ -226,10 +238,26 @@ func (o *observer) tick(t instant, connected bool) []assess.Change {
 		}
 	}
 	o.state, o.result = o.decide(o.state, assess.Rules{Vantages: o.cfg.Vantages}, in)
+	o.met = o.met || !o.result.Isolated
 	if o.settled = 0; calm && len(o.result.Changes) == 0 {
 		o.settled = len(o.objects)
 	}
 	return o.result.Changes
+}
+
+// judged are the doubts to tell of, when they began or ended since it was last asked.
+func (o *observer) judged(t instant) (doubts []string, confidence float64, changed bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	doubts = o.doubts(t)
+	if (len(doubts) > 0) == o.doubted || !o.met && len(doubts) > 0 {
+		return nil, 0, false
+	}
+	o.doubted = len(doubts) > 0
+	if confidence = o.self.Confidence(t.at); o.doubted {
+		confidence = aware.Low
+	}
+	return doubts, confidence, true
 }
 
 // fresh: a view counts for Suspect beats from when it was asked for.
@@ -284,10 +312,11 @@ func (o *observer) view(t instant, all bool) api.View {
 		v.Confidence = aware.Low
 	}
 	for k, w := range o.objects {
-		if !all && k.kind != assess.KindSite && w.det.State() == api.StateAlive {
-			continue
+		on := w.on
+		if k.kind == assess.KindHost && k.site == o.cfg.Site {
+			on = o.racks[k.id]
 		}
-		ob := api.Observation{Kind: k.kind, ID: k.id, Site: k.site, Path: k.path, State: w.det.State(), On: w.on,
+		ob := api.Observation{Kind: k.kind, ID: k.id, Site: k.site, Path: k.path, State: w.det.State(), On: on,
 			Since: t.on(w.det.Since()), Missed: w.det.Missed(t.at)}
 		if first, ok := w.det.FirstMissed(); ok {
 			ob.FirstMissed = t.on(first)
@@ -301,6 +330,11 @@ func (o *observer) view(t instant, all bool) api.View {
 		}
 		v.Observations = append(v.Observations, ob)
 	}
+	v.Observations = append(v.Observations, assess.Racks(v.Observations, o.cfg.Site)...)
+	if !all {
+		v.Observations = slices.DeleteFunc(v.Observations, func(x api.Observation) bool { return x.Kind != assess.KindSite && x.State == api.StateAlive })
+		v.Maintenance = o.windows.list(t.wall)
+	}
 	slices.SortFunc(v.Observations, func(a, b api.Observation) int {
 		return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID), -cmp.Compare(a.Path, b.Path))
 	})
@@ -312,5 +346,5 @@ func (o *observer) Status(t instant) api.HealthStatus {
 	v := o.View(t, true)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return api.HealthStatus{Site: o.cfg.Site, View: v, Assessments: slices.Clone(o.result.Assessments)}
+	return api.HealthStatus{Site: o.cfg.Site, View: v, Assessments: slices.Clone(o.result.Assessments), Maintenance: o.windows.list(t.wall)}
 }

@@ -1,9 +1,9 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"sync"
@@ -15,16 +15,19 @@ import (
 // maxProbes bounds how many probes are under way at once.
 const maxProbes = 64
 
-// target is one TCP port or HTTP page of this site that is probed.
+// target is one thing of this site that is probed.
 type target struct {
 	key     key
-	address string // host:port
-	page    bool   // HTTP GET /healthz instead of a TCP connect
+	address string // what tells one target of an object from another
+	check   func(ctx context.Context) error
+	every   time.Duration
+	timeout time.Duration
 	breaker *gobreaker.CircuitBreaker[struct{}]
 	busy    bool
+	due     time.Duration // the next probe, on the boot clock
 }
 
-// prober probes this site's ports, each once a beat, each behind a breaker of its own.
+// prober probes what is at this site, each as often as it is to be, each behind a breaker of its own.
 type prober struct {
 	obs    *observer
 	timing Timing
@@ -36,10 +39,11 @@ type prober struct {
 }
 
 func newProber(obs *observer, timing Timing) *prober {
-	dialer := &net.Dialer{Timeout: 2 * timing.Beat}
+	dialer := &net.Dialer{} // each probe has its own time-out
 	return &prober{
 		obs: obs, timing: timing, targets: map[key]*target{}, slots: make(chan struct{}, maxProbes),
-		client: &http.Client{Timeout: 2 * timing.Beat, Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true}},
+		client: &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
 }
 
@@ -59,14 +63,31 @@ func broken(err error) bool {
 	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests)
 }
 
-// set probes an address from now on; another address for a known target replaces the old one.
+// set probes a port, or a page (GET /healthz), once a beat from now on; another address for a known target replaces the old one.
 func (p *prober) set(k key, address string, page bool) {
+	check := func(ctx context.Context) error { return connect(ctx, address) }
+	if page {
+		check = func(ctx context.Context) error { return get(ctx, p.client, "http://"+address+"/healthz") }
+	}
+	p.put(&target{key: k, address: address, check: check, every: p.timing.Beat, timeout: 2 * p.timing.Beat})
+}
+
+// add probes as the configuration says.
+func (p *prober) add(k key, probe Probe) {
+	every := cmp.Or(probe.Every, p.timing.Beat)
+	p.put(&target{key: k, address: probe.How + " " + probe.Target, check: probe.check(p.client), every: every, timeout: cmp.Or(probe.Timeout, 2*every)})
+}
+
+func (p *prober) put(t *target) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if t, ok := p.targets[k]; ok && t.address == address {
+	if have, ok := p.targets[t.key]; ok && have.address == t.address {
 		return
 	}
-	p.targets[k] = &target{key: k, address: address, page: page, breaker: newBreaker[struct{}](k.kind+"/"+k.id, p.timing, nil)}
+	timing := p.timing
+	timing.Beat = t.every
+	t.breaker = newBreaker[struct{}](t.key.kind+"/"+t.key.id, timing, nil)
+	p.targets[t.key] = t
 }
 
 // remove ends the probing of a target and the watch of its object.
@@ -96,14 +117,15 @@ func (p *prober) run(ctx context.Context) {
 	})
 }
 
-// idle takes every target that no probe is under way for.
+// idle takes every target that is due and that no probe is under way for.
 func (p *prober) idle() []*target {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var out []*target
+	at := now().at
 	for _, t := range p.targets {
-		if !t.busy {
-			t.busy = true
+		if !t.busy && at >= t.due {
+			t.busy, t.due = true, at+t.every*9/10 // a tick that comes early is near enough
 			out = append(out, t)
 		}
 	}
@@ -126,28 +148,9 @@ func (p *prober) one(ctx context.Context, t *target) {
 }
 
 func (p *prober) probe(ctx context.Context, t *target) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*p.timing.Beat)
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
 	defer cancel()
-	if !t.page {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", t.address)
-		if err != nil {
-			return fmt.Errorf("connect %s: %w", t.address, err)
-		}
-		return conn.Close()
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+t.address+"/healthz", nil)
-	if err != nil {
-		return fmt.Errorf("probe %s: %w", t.address, err)
-	}
-	resp, err := p.client.Do(req)
-	if err != nil {
-		return fmt.Errorf("probe %s: %w", t.address, err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("probe %s: status %d", t.address, resp.StatusCode)
-	}
-	return nil
+	return t.check(ctx)
 }
 
 // every calls f at once and then at each interval, until ctx ends.

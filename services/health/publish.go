@@ -32,6 +32,7 @@ type publisher struct {
 	tracer    trace.Tracer
 	log       *slog.Logger
 	seq       uint64
+	records   *records
 	outages   map[domain.SiteID]*outage
 	incidents map[domain.SiteID]trace.SpanContext
 }
@@ -41,25 +42,31 @@ type outage struct {
 	root, confirm trace.Span
 }
 
-func newPublisher(site domain.SiteID, boot string, events *bus.Events, tracer trace.Tracer, log *slog.Logger) *publisher {
-	return &publisher{site: site, boot: boot, events: events, tracer: tracer, log: log,
+func newPublisher(site domain.SiteID, boot string, events *bus.Events, tracer trace.Tracer, log *slog.Logger, kept *records) *publisher {
+	return &publisher{site: site, boot: boot, events: events, tracer: tracer, log: log, records: kept,
 		outages: map[domain.SiteID]*outage{}, incidents: map[domain.SiteID]trace.SpanContext{}}
 }
 
 // tell publishes one change under the trace it belongs to.
 func (p *publisher) tell(ctx context.Context, c assess.Change) {
+	id := ""
+	if documented(c) {
+		e := p.records.add(time.Now(), c)
+		id = e.ID
+		p.publish(ctx, "evidence", e.ID, "recorded", event.EvidenceRecorded{Evidence: e})
+	}
 	switch c.Entity {
 	case assess.EntityDisaster:
-		p.disaster(ctx, c)
+		p.disaster(ctx, c, id)
 	case assess.EntityIncident:
-		p.incident(ctx, c)
+		p.incident(ctx, c, id)
 	default:
 		if o, ok := p.outages[c.Object.Site]; ok && c.Entity == assess.KindSite {
 			ctx = trace.ContextWithSpan(ctx, o.root)
 		}
 		p.log.Info("object changed", "kind", c.Entity, "id", c.Object.ID, "fact", c.Fact, "of", c.Object.Site, "detail", c.Object.Detail)
 		p.publish(ctx, c.Entity, c.Object.ID, c.Fact, event.ObjectChanged{What: c.Entity, Fact: c.Fact, Observer: p.site,
-			Object: c.Object, Evidence: c.Evidence, FirstMissed: c.FirstMissed})
+			Object: c.Object, Evidence: c.Evidence, FirstMissed: c.FirstMissed, EvidenceID: id})
 	}
 }
 
@@ -75,12 +82,22 @@ func (p *publisher) node(ctx context.Context, f event.Fact) {
 	p.publish(ctx, entity, f.Of(), fact, f)
 }
 
+// observer publishes that this observer doubts itself, or no longer.
+func (p *publisher) observer(ctx context.Context, doubts []string, confidence float64) {
+	fact := "trusted"
+	if len(doubts) > 0 {
+		fact = "doubted"
+	}
+	p.log.Warn("observer judged itself", "fact", fact, "doubts", doubts, "confidence", confidence)
+	p.publish(ctx, "observer", string(p.site), fact, event.ObserverChanged{Fact: fact, Observer: p.site, Doubts: doubts, Confidence: confidence})
+}
+
 func (p *publisher) publish(ctx context.Context, entity, id, fact string, f event.Fact) {
 	p.seq++
 	p.events.Publish(ctx, fmt.Sprintf("%s-%s-%d-%s-%s-%s", p.site, p.boot, p.seq, entity, id, fact), f)
 }
 
-func (p *publisher) disaster(ctx context.Context, c assess.Change) {
+func (p *publisher) disaster(ctx context.Context, c assess.Change, evidence string) {
 	site := c.Assessment.Site
 	o := p.outages[site]
 	if o == nil && c.Fact != assess.FactOver { // over without a beginning: told before a restart
@@ -100,7 +117,7 @@ func (p *publisher) disaster(ctx context.Context, c assess.Change) {
 		delete(p.outages, site)
 	}
 	p.publish(ctx, c.Entity, string(site), c.Fact, event.DisasterChanged{Fact: c.Fact, Observer: p.site,
-		Assessment: c.Assessment, FirstMissed: c.FirstMissed})
+		Assessment: c.Assessment, FirstMissed: c.FirstMissed, EvidenceID: evidence})
 }
 
 // begin starts the trace of an outage at its first missed heartbeat.
@@ -131,7 +148,7 @@ func (o *outage) end(outcome string) {
 	o.root.End()
 }
 
-func (p *publisher) incident(ctx context.Context, c assess.Change) {
+func (p *publisher) incident(ctx context.Context, c assess.Change, evidence string) {
 	site := c.Assessment.Site
 	sc, open := p.incidents[site]
 	if !open && c.Fact == assess.FactOpened {
@@ -140,7 +157,7 @@ func (p *publisher) incident(ctx context.Context, c assess.Change) {
 	}
 	p.log.Info("incident changed", "fact", c.Fact, "of", site, "text", c.Assessment.Text)
 	p.publish(trace.ContextWithSpanContext(ctx, sc), c.Entity, string(site), c.Fact, event.IncidentChanged{Fact: c.Fact, Observer: p.site,
-		Assessment: c.Assessment, FirstMissed: c.FirstMissed})
+		Assessment: c.Assessment, FirstMissed: c.FirstMissed, EvidenceID: evidence})
 	if c.Fact == assess.FactClosed {
 		delete(p.incidents, site)
 	}

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -42,13 +43,19 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	if err := s.ready(ctx); err != nil {
 		return nil // only ctx ends the waiting
 	}
+	var err error
+	if s.windows, err = openWindows(cfg.Dir, cfg.Site); err != nil {
+		return err
+	}
+	s.records = openRecords(cfg.Dir, cfg.Site, s.log)
 	open := s.told(ctx)
 	s.obs = newObserver(cfg, now(), assess.Resume(open...))
+	s.obs.windows = s.windows
 	s.nodes = newNodes(cfg.ClockLimit, api.Protocol())
 	s.probes = newProber(s.obs, cfg.Timing)
 	s.vms = newInventory(cfg.Site, s.obs, s.probes)
 	events := bus.NewEvents(ctx, deps.Mesh.Local(), api.ServiceHealth, s.log)
-	s.pub = newPublisher(cfg.Site, s.boot, events, deps.Tracer.Tracer("holdfast/health"), s.log)
+	s.pub = newPublisher(cfg.Site, s.boot, events, deps.Tracer.Tracer("holdfast/health"), s.log, s.records)
 	s.tellMetrics(deps.Metrics)
 	return s.run(ctx)
 }
@@ -70,6 +77,9 @@ type service struct {
 	probes *prober
 	vms    *inventory
 	pub    *publisher
+
+	windows *windows
+	records *records
 
 	refused refusalSource
 }
@@ -125,12 +135,19 @@ func (s *service) run(ctx context.Context) error {
 	if s.cfg.Replicator != "" {
 		s.probe(key{kind: assess.KindPort, id: nodeReplicator, site: s.cfg.Site, path: pathTCP}, s.cfg.Replicator)
 	}
+	for _, p := range s.cfg.Probes {
+		k := key{kind: p.Kind, id: p.ID, site: s.cfg.Site, path: "probe-" + p.How}
+		s.obs.expectEvery(now(), k, "", cmp.Or(p.Every, s.cfg.Timing.Beat))
+		s.probes.add(k, p)
+	}
 	if err := local.Subscribe(ctx, "hf.v1.hb.>", s.heartbeat); err != nil {
 		return err
 	}
 	if err := local.Serve(ctx, api.ServiceHealth, map[string]bus.Endpoint{
-		api.VerbView:   bus.Answer(func(context.Context, api.Empty) (api.View, error) { return s.obs.View(now(), false), nil }),
-		api.VerbStatus: bus.Answer(func(context.Context, api.Empty) (api.HealthStatus, error) { return s.status(), nil }),
+		api.VerbView:     bus.Answer(func(context.Context, api.Empty) (api.View, error) { return s.obs.View(now(), false), nil }),
+		api.VerbStatus:   bus.Answer(func(context.Context, api.Empty) (api.HealthStatus, error) { return s.status(), nil }),
+		api.VerbEvidence: bus.Answer(func(_ context.Context, r api.EvidenceRequest) (api.EvidenceReply, error) { return s.records.find(r) }),
+		api.VerbMaintain: bus.Answer(s.maintain),
 	}); err != nil {
 		return err
 	}
@@ -140,7 +157,7 @@ func (s *service) run(ctx context.Context) error {
 			return fmt.Errorf("watch site %s: %w", site.ID, err)
 		}
 		if site.ID != s.cfg.Site {
-			wg.Go(func() { newPeer(conn, s.obs, s.cfg.Timing).run(ctx) })
+			wg.Go(func() { newPeer(conn, s.obs, s.cfg.Timing, s.learnWindows).run(ctx) })
 		}
 	}
 	wg.Go(func() {
@@ -157,11 +174,24 @@ func (s *service) run(ctx context.Context) error {
 		for _, c := range s.obs.tick(now(), local.Connected()) {
 			s.pub.tell(ctx, c)
 		}
+		if doubts, confidence, changed := s.obs.judged(now()); changed {
+			s.pub.observer(ctx, doubts, confidence)
+		}
+		for _, m := range s.windows.over(time.Now()) {
+			s.tellWindow(ctx, m)
+		}
 		for _, f := range s.nodes.changes(s.cfg.Site) {
 			s.pub.node(ctx, f)
 		}
 	})
 	return nil
+}
+
+// learnWindows takes the maintenance windows of another site's view.
+func (s *service) learnWindows(told []api.Maintenance) {
+	if err := s.windows.learn(time.Now(), told); err != nil {
+		s.log.Warn("maintenance windows of another site not kept", "error", err)
+	}
 }
 
 // heartbeat takes what nodes push to this site's server. A node of this site that names a port has it probed.

@@ -346,7 +346,14 @@ func (w *world) ask(p *post, far domain.SiteID) {
 		w.handle(w.posts[far], func() {
 			view := w.posts[far].obs.View(w.now(), false)
 			if ok {
-				w.later(back, func() { end(false, func() { p.obs.hear(w.now(), sent, view) }) })
+				w.later(back, func() {
+					end(false, func() {
+						p.obs.hear(w.now(), sent, view)
+						if err := p.obs.windows.learn(w.now().wall, view.Maintenance); err != nil {
+							w.t.Error(err)
+						}
+					})
+				})
 			}
 		})
 	})

@@ -29,6 +29,7 @@ func Decide(prev State, rules Rules, in Input) (State, Result) {
 			d.other(site)
 		}
 	}
+	d.note()
 	return d.State, Result{Isolated: d.isolated, Assessments: d.out, Changes: d.changes}
 }
 
@@ -181,9 +182,10 @@ func (d *decision) own() {
 		if site == d.in.Self || d.Levels[site] != LevelNone {
 			continue
 		}
-		if state, ev := d.cut(d.in.Own, site, d.judge(site)); state == api.StateDead {
+		if state, ev := d.cut(d.in.Own, site, d.judge(site)); state == api.StateDead && !d.linkSilenced(LinkID(d.in.Self, site)) {
 			a.Class, a.Text = api.ClassWAN, "a link is cut, both its ends live"
 			a.Objects = append(a.Objects, KindLink+"/"+LinkID(d.in.Self, site))
+			a.Parts = a.Objects
 			a.Evidence = append(a.Evidence, ev...)
 		}
 	}
@@ -221,6 +223,9 @@ func (d *decision) disaster(site domain.SiteID, v verdict) api.Assessment {
 	confirmed := len(v.answered) == 0 && len(v.heartbeatDead) >= k && len(v.apiDead) >= k
 	suspected := confirmed || len(v.answered) == 0 && v.ownFailing && v.others > 0
 	a := api.Assessment{Site: site, Class: api.ClassNone, Seen: v.lost, Evidence: v.evidence, Since: d.firsts[site]}
+	if level == LevelNone && d.siteSilenced(site) {
+		suspected, confirmed = false, false
+	}
 	switch {
 	case level != LevelNone && len(v.alive) > 0:
 		a.Text = fmt.Sprintf("site %s is seen again by %s", site, names(v.alive))
@@ -255,7 +260,7 @@ func (d *decision) disaster(site domain.SiteID, v verdict) api.Assessment {
 }
 
 func (d *decision) suspectedText(a api.Assessment) api.Assessment {
-	a.Since = d.firsts[a.Site]
+	a.Since, a.Parts = d.firsts[a.Site], []string{KindSite + "/" + string(a.Site)}
 	if len(a.Seen) == 0 {
 		a.Seen = []domain.SiteID{d.in.Self}
 	}
@@ -264,14 +269,14 @@ func (d *decision) suspectedText(a api.Assessment) api.Assessment {
 }
 
 func (d *decision) confirmedText(a api.Assessment, v verdict) api.Assessment {
-	a.Class, a.Since = api.ClassDisaster, d.firsts[a.Site]
+	a.Class, a.Since, a.Parts = api.ClassDisaster, d.firsts[a.Site], []string{KindSite + "/" + string(a.Site)}
 	a.Text = fmt.Sprintf("site %s is lost: its services' heartbeats ended at %s, and its server answers no request of %s",
 		a.Site, names(v.heartbeatDead), names(v.apiDead))
 	return a
 }
 
 func (d *decision) tell(site domain.SiteID, entity, fact string, a api.Assessment, v verdict) {
-	d.changes = append(d.changes, Change{Entity: entity, Fact: fact, Assessment: a, Evidence: v.evidence, FirstMissed: d.firsts[site]})
+	d.changes = append(d.changes, Change{Entity: entity, Fact: fact, Assessment: a, Evidence: v.evidence, Witnesses: d.witnesses(site), FirstMissed: d.firsts[site]})
 }
 
 // site tells how this observer sees another site as an object.

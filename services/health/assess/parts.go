@@ -35,7 +35,7 @@ func (d *decision) objects() []api.Observation {
 		}
 	}
 	d.forget()
-	return hurt
+	return d.heard(d.in.Own.Observations, hurt)
 }
 
 // forget drops parts of the own site that are no longer expected.
@@ -67,7 +67,7 @@ func (d *decision) parts(site domain.SiteID, v verdict) (hurt []api.Observation,
 		if len(d.incidents[site]) > 0 { // opened here while its own observer was missing
 			d.incident(site, nil)
 		}
-		return hurt, false
+		return d.heard(view.Observations, hurt), false
 	}
 	if !slices.Contains(v.answered, d.in.Self) {
 		return nil, false
@@ -81,7 +81,7 @@ func (d *decision) parts(site domain.SiteID, v verdict) (hurt []api.Observation,
 		}
 	}
 	if len(hurt) > 0 {
-		return hurt, true // its server explains everything else
+		return d.heard(nil, hurt), true // its server explains everything else
 	}
 	for _, o := range Merge(d.in.Own.Observations) {
 		if o.Site == site && o.Kind != KindSite && o.State == api.StateDead && (beats || o.ID == ServiceHealth) {
@@ -89,7 +89,7 @@ func (d *decision) parts(site domain.SiteID, v verdict) (hurt []api.Observation,
 			hurt = append(hurt, o)
 		}
 	}
-	return hurt, true
+	return d.heard(d.in.Own.Observations, hurt), true
 }
 
 // partial classifies what is hurt within a site.
@@ -104,12 +104,16 @@ func (d *decision) partial(site domain.SiteID, hurt []api.Observation) api.Asses
 		if !slices.Contains(a.Seen, o.Observer) {
 			a.Seen = append(a.Seen, o.Observer)
 		}
-		if o.Kind == KindHost || o.Kind == KindReplicator {
+		if slices.Contains([]string{KindHost, KindReplicator, KindRack, KindStorage}, o.Kind) {
 			a.Class, a.Text = api.ClassIncident, "part of the site is down, the rest is well"
 		}
 	}
 	slices.Sort(a.Objects)
-	a.Text = fmt.Sprintf("%s: %s", a.Text, strings.Join(a.Objects, ", "))
+	a.Parts = roots(hurt)
+	a.Text = fmt.Sprintf("%s: %s", a.Text, strings.Join(a.Parts, ", "))
+	if more := slices.DeleteFunc(slices.Clone(a.Objects), func(o string) bool { return slices.Contains(a.Parts, o) }); len(more) > 0 {
+		a.Text += " (and with it " + strings.Join(slices.Compact(more), ", ") + ")"
+	}
 	return a
 }
 
@@ -118,7 +122,7 @@ func (d *decision) incident(site domain.SiteID, hurt []api.Observation) {
 	a := d.partial(site, hurt)
 	before := d.incidents[site]
 	wider := slices.ContainsFunc(a.Objects, func(o string) bool { return !slices.Contains(before, o) })
-	c := Change{Entity: EntityIncident, Assessment: a, Evidence: hurt, FirstMissed: a.Since}
+	c := Change{Entity: EntityIncident, Assessment: a, Evidence: hurt, Witnesses: d.reporters(hurt), FirstMissed: a.Since}
 	switch {
 	case wider:
 		c.Fact = FactOpened
@@ -140,7 +144,7 @@ func (d *decision) link(site domain.SiteID) {
 	id := LinkID(d.in.Self, site)
 	if fact := d.move(object{KindLink, id, d.in.Self}, state); fact != "" {
 		o := summary(KindLink, id, d.in.Self, state, d.in.Self, evidence)
-		d.changes = append(d.changes, Change{Entity: KindLink, Fact: fact, Object: o, Evidence: evidence, FirstMissed: o.FirstMissed})
+		d.changes = append(d.changes, Change{Entity: KindLink, Fact: fact, Object: o, Evidence: evidence, Witnesses: d.witnesses(site), FirstMissed: o.FirstMissed})
 	}
 }
 
@@ -205,13 +209,14 @@ func (d *decision) linksOf(site domain.SiteID, v verdict) api.Assessment {
 		for _, s := range far {
 			state, evidence := d.cut(view, s, d.judge(s))
 			id := KindLink + "/" + LinkID(view.Observer, s)
-			if state != api.StateDead || d.Levels[s] != LevelNone {
+			if state != api.StateDead || d.Levels[s] != LevelNone || d.linkSilenced(LinkID(view.Observer, s)) {
 				continue
 			}
 			a.Class, a.Text = api.ClassWAN, "a link is cut, both its ends live"
 			a.Evidence = append(a.Evidence, evidence...)
 			if !slices.Contains(a.Objects, id) {
 				a.Objects = append(a.Objects, id)
+				a.Parts = a.Objects
 			}
 		}
 	}

@@ -24,6 +24,8 @@ const (
 	KindHost       = "host"
 	KindVM         = "vm"
 	KindPort       = "port"
+	KindRack       = "rack"
+	KindStorage    = "storage"
 )
 
 // Facts of a Change.
@@ -66,6 +68,8 @@ type Input struct {
 	Own   api.View        // Sick: this observer was paused or its own server is out of reach
 	// Views are the other observers', only those that arrived lately.
 	Views map[domain.SiteID]api.View
+	// Maintenance are the windows that are open now.
+	Maintenance []api.Part
 }
 
 // State is what Decide remembers. The zero value is the beginning. It is never changed in place.
@@ -83,6 +87,7 @@ type Change struct {
 	Object      api.Observation // of an object
 	Assessment  api.Assessment  // of an incident or disaster
 	Evidence    []api.Observation
+	Witnesses   []api.Witness // of an incident, a disaster or a lost link: every observer that says something, also those that do not count
 	FirstMissed time.Time
 }
 

@@ -9,7 +9,7 @@ import (
 const Low = 0.1
 
 const (
-	full    = 8 // Pauses of lateness are remembered at most, as Lifeguard's saturation
+	full    = 4 // Pauses of lateness are remembered at most
 	starved = 2 // Pauses of lateness make an observer doubt itself
 	calm    = 1 // Pauses of lateness end that
 	leak    = 4 // this many Pauses on time make up for one of lateness

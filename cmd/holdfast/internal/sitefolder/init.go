@@ -258,9 +258,9 @@ func writeCHAP(o Options) error {
 // stateDirs are made by the owner of the folder: a container engine that finds them missing makes them as root.
 func stateDirs(o Options) []string {
 	if o.Role == domain.SiteWitness {
-		return []string{"nats", "quorum"}
+		return []string{"nats", "quorum", "health"}
 	}
-	return []string{"nats", "quorum", "replicator", "failover", "dns", "hosts"}
+	return []string{"nats", "quorum", "health", "replicator", "failover", "dns", "hosts"}
 }
 
 func (o Options) spec() identity.Spec {

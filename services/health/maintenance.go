@@ -1,0 +1,239 @@
+package health
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/audit"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/event"
+	"github.com/holdfast-dr/holdfast/pkg/identity"
+)
+
+const (
+	maxWindows      = 64 // that are not over
+	maintenanceFile = "maintenance.json"
+)
+
+// windows are the maintenance windows a site knows: those announced here, and those the other sites' views tell. They are on disk
+// before they count. Its methods may be called from any goroutine. Windows run on the wall clock, for people set them; nothing else does.
+type windows struct {
+	file string // empty: kept in memory only
+	site domain.SiteID
+
+	mu   sync.Mutex
+	all  map[string]api.Maintenance
+	last int64 // of an ID, so that none is given twice
+}
+
+// openWindows reads what a file keeps. A file that cannot be read is an error: a forgotten window could declare a disaster of a site that
+// is being worked on.
+func openWindows(dir string, site domain.SiteID) (*windows, error) {
+	w := &windows{site: site, all: map[string]api.Maintenance{}}
+	if dir == "" {
+		return w, nil
+	}
+	w.file = filepath.Join(dir, maintenanceFile)
+	data, err := os.ReadFile(w.file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return w, nil
+	}
+	var list []api.Maintenance
+	if err == nil {
+		err = json.Unmarshal(data, &list)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read maintenance windows %s: %w: announce them anew and remove the file", w.file, err)
+	}
+	for _, m := range list {
+		w.all[m.ID] = m
+	}
+	return w, nil
+}
+
+// list is every window that is not over, the ended ones included, by ID.
+func (w *windows) list(at time.Time) []api.Maintenance {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sorted(at)
+}
+
+func (w *windows) sorted(at time.Time) []api.Maintenance {
+	var out []api.Maintenance
+	for _, m := range w.all {
+		if at.Before(m.Until) {
+			out = append(out, m)
+		}
+	}
+	slices.SortFunc(out, func(a, b api.Maintenance) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// active is what is under maintenance at an instant.
+func (w *windows) active(at time.Time) []api.Part {
+	var out []api.Part
+	for _, m := range w.list(at) {
+		if m.Active(at) {
+			out = append(out, m.About)
+		}
+	}
+	return out
+}
+
+// change announces or ends a window, durable when it returns.
+func (w *windows) change(at time.Time, c api.MaintenanceChange, by string) (api.Maintenance, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m, err := w.changed(at, c, by)
+	if err != nil {
+		return m, err
+	}
+	return m, w.put(at, m)
+}
+
+func (w *windows) changed(at time.Time, c api.MaintenanceChange, by string) (api.Maintenance, error) {
+	if c.End != "" {
+		m, ok := w.all[c.End]
+		if !ok || !m.Active(at) {
+			return m, fmt.Errorf("end maintenance %q: site %s knows no such window that is open: see holdfast health maintenance list: %w", c.End, w.site, domain.ErrNotFound)
+		}
+		m.Ended = at.UTC()
+		return m, nil
+	}
+	if c.For <= 0 || c.For > api.MaxMaintenance {
+		return api.Maintenance{}, fmt.Errorf("maintenance for %v: must be above zero and at most %v, announce it again when it takes longer: %w", c.For, api.MaxMaintenance, domain.ErrInvalid)
+	}
+	if len(w.sorted(at)) >= maxWindows {
+		return api.Maintenance{}, fmt.Errorf("maintenance: %d windows are known already: wait for one to pass: %w", maxWindows, domain.ErrRefused)
+	}
+	w.last = max(w.last+1, at.UnixMilli())
+	return api.Maintenance{ID: string(w.site) + "-" + strconv.FormatInt(w.last, 36), About: c.About, From: at.UTC(), Until: at.Add(c.For).UTC(),
+		Why: c.Why, By: by, Claimed: c.By}, nil
+}
+
+// put keeps a window and drops those that are over.
+func (w *windows) put(at time.Time, m api.Maintenance) error {
+	before, was := w.all[m.ID]
+	w.all[m.ID] = m
+	list := w.sorted(at)
+	if w.file != "" {
+		data, err := json.MarshalIndent(list, "", "  ")
+		if err == nil {
+			err = identity.WriteFile(w.file, data, 0o600)
+		}
+		if err != nil {
+			if delete(w.all, m.ID); was {
+				w.all[m.ID] = before
+			}
+			return fmt.Errorf("keep maintenance window %s: %w", m.ID, err)
+		}
+	}
+	return nil
+}
+
+// learn takes what another site's view tells: windows that are new here, and those that were ended.
+func (w *windows) learn(at time.Time, told []api.Maintenance) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all error
+	for _, m := range told {
+		have, known := w.all[m.ID]
+		switch {
+		case m.ID == "" || !at.Before(m.Until) || m.Until.Sub(at) > api.MaxMaintenance+time.Hour: // an hour for clocks that differ
+		case known && (m.Ended.IsZero() || !have.Ended.IsZero()):
+		case !known && len(w.sorted(at)) >= maxWindows:
+		default:
+			if known {
+				have.Ended = m.Ended
+				m = have
+			}
+			all = errors.Join(all, w.put(at, m))
+		}
+	}
+	return all
+}
+
+// over takes out what is over since it was last asked for.
+func (w *windows) over(at time.Time) []api.Maintenance {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []api.Maintenance
+	for id, m := range w.all {
+		if !at.Before(m.Until) {
+			delete(w.all, id)
+			if m.Ended.IsZero() {
+				out = append(out, m)
+			}
+		}
+	}
+	return out
+}
+
+// maintain is the maintain verb. It is in the audit before it counts.
+func (s *service) maintain(ctx context.Context, c api.MaintenanceChange) (api.Maintenance, error) {
+	if err := s.mayMaintain(c); err != nil {
+		return api.Maintenance{}, err
+	}
+	what := "maintenance_announced." + c.About.String()
+	if c.End != "" {
+		what = "maintenance_ended." + c.End
+	}
+	entry := audit.Entry{Who: audit.Who(ctx), Claimed: c.By, From: c.Host, Why: c.Why, What: what, Run: domain.RunID(rand.Text())}
+	entry.Data, _ = json.Marshal(c) // plain fields always encode
+	if err := audit.Append(ctx, s.mesh.Local(), entry); err != nil {
+		return api.Maintenance{}, fmt.Errorf("maintenance: it cannot be recorded in the audit of site %s, so nothing was changed: try again: %w", s.cfg.Site, err)
+	}
+	m, err := s.windows.change(time.Now(), c, audit.Who(ctx))
+	if err != nil {
+		return m, err
+	}
+	s.log.Info("maintenance changed", "about", m.About.String(), "until", m.Until, "ended", !m.Ended.IsZero(), "why", c.Why)
+	s.tellWindow(ctx, m)
+	return m, nil
+}
+
+func (s *service) mayMaintain(c api.MaintenanceChange) error {
+	if c.Why == "" {
+		return fmt.Errorf("maintenance: say why, it is kept in the audit: %w", domain.ErrInvalid)
+	}
+	if c.End != "" {
+		return nil
+	}
+	about, err := api.ParsePart(c.About.String())
+	if err != nil || about != c.About {
+		return fmt.Errorf("maintenance of %s: %w", c.About, errors.Join(err, domain.ErrInvalid))
+	}
+	known := slices.ContainsFunc(s.cfg.Sites, func(x Site) bool { return x.ID == about.Site })
+	if about.Kind == "link" {
+		for _, a := range s.cfg.Sites {
+			for _, b := range s.cfg.Sites {
+				known = known || a.ID != b.ID && about.ID == string(a.ID)+"-"+string(b.ID)
+			}
+		}
+	}
+	if !known {
+		return fmt.Errorf("maintenance of %s: the installation has no such site: %w", about, domain.ErrNotFound)
+	}
+	return nil
+}
+
+// tellWindow publishes that a window was announced or is over.
+func (s *service) tellWindow(ctx context.Context, m api.Maintenance) {
+	fact := "announced"
+	if !m.Ended.IsZero() || !time.Now().Before(m.Until) {
+		fact = "ended"
+	}
+	s.pub.events.Publish(ctx, fmt.Sprintf("%s-maintenance-%s-%s", s.cfg.Site, m.ID, fact), event.MaintenanceChanged{Fact: fact, Site: s.cfg.Site, Window: m})
+}
