@@ -1,7 +1,6 @@
 package health
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
 	"slices"
@@ -231,7 +230,7 @@ func TestARealLossIsConfirmedAsSoonAsBefore(t *testing.T) {
 	} {
 		took := deaths(t, c.n, c.timing, c.loss, c.warm)
 		p50, p99, worst := took[len(took)/2], took[len(took)*99/100], took[len(took)-1]
-		t.Log(fmt.Sprintf("%-28s p50 %v, p99 %v, max %v of %d", c.name, p50.Round(time.Millisecond), p99.Round(time.Millisecond), worst.Round(time.Millisecond), c.n))
+		t.Logf("%-28s p50 %v, p99 %v, max %v of %d", c.name, p50.Round(time.Millisecond), p99.Round(time.Millisecond), worst.Round(time.Millisecond), c.n)
 		if p50 > c.p50 || worst > c.mx {
 			t.Errorf("%s: p50 %v, want %v at most; max %v, want %v", c.name, p50, c.p50, worst, c.mx)
 		}

@@ -50,11 +50,10 @@ type saying struct {
 
 // node2 is a service or host that beats at every site's server.
 type node2 struct {
-	hb       api.Heartbeat
-	by       string // what kills it, beside its site: "host/a/h1", "service/a/quorum"
-	rack     string
-	inOrder  map[domain.SiteID]time.Duration
-	schedule time.Duration
+	hb      api.Heartbeat
+	by      string // what kills it, beside its site: "host/a/h1", "service/a/quorum"
+	rack    string
+	inOrder map[domain.SiteID]time.Duration
 }
 
 // thing is what a site's observer probes itself.
