@@ -67,6 +67,8 @@ func TestBadInputExitsWithItsCodeAndNamesTheMend(t *testing.T) {
 		{"a day that is none", []string{"group", "set", "erp", "--return-after", "1h", "--return-within", "sab@22:00-05:00"}, 2, []string{`"sab"`, "sat or sun"}},
 		{"a window alone", []string{"group", "set", "erp", "--return-within", "22:00-05:00"}, 2, []string{"--return-after"}},
 		{"nothing to set", []string{"group", "set", "erp", "--reason", "why"}, 2, []string{"--help"}},
+		{"a drain without a reason", []string{"site", "drain", "a"}, 2, []string{"--why"}},
+		{"a drain of no site", []string{"site", "drain", "--why", "works"}, 2, []string{"one SITE"}},
 		{"missing flag", []string{"site"}, 2, []string{"config"}},
 		{"unknown scenario", []string{"demo", "--scenario", "flood"}, 2, []string{"flood", "site-loss"}},
 		{"unknown driver", []string{"demo", "--vm", "xen"}, 2, []string{"xen", "qemu"}},

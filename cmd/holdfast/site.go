@@ -24,7 +24,7 @@ func siteCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "site", Short: "Run one site with an embedded NATS server, or make and keep a site's folder", Args: onlyCommands, SuggestionsMinimumDistance: 2,
 		Long: "Run one site's services and its embedded NATS server until stopped. Stopping is losing power: nothing is handed over.\n" +
-			"For a planned stop move the groups away first: holdfast run start --kind switchover.",
+			"For a planned stop move the groups away first: holdfast site drain SITE.",
 		RunE: running(&file, site.Run),
 	}
 	c.Flags().StringVar(&file, "config", "", "the site's configuration file")

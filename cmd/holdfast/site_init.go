@@ -15,7 +15,7 @@ const embeddedEnv = "HOLDFAST_EMBEDDED"
 
 // siteFolderCommands make and keep a site's folder.
 func siteFolderCommands() []*cobra.Command {
-	return []*cobra.Command{siteInitCommand(), siteJoinCommand(), siteRotateCommand(), siteShowCommand()}
+	return []*cobra.Command{siteInitCommand(), siteJoinCommand(), siteRotateCommand(), siteShowCommand(), siteDrainCommand(), siteUndrainCommand()}
 }
 
 func siteInitCommand() *cobra.Command {

@@ -157,6 +157,12 @@ func printStatus(out io.Writer, all []siteStatus) error {
 			fmt.Fprintf(w, "%s\t%s\t%s at %s\t%s:%d\t%s\n", v.VM, v.Group, v.State, s.Site, v.Address, v.Port, v.Epoch)
 		}
 	}
+	for _, s := range all {
+		if s.Failover != nil && s.Failover.Drain != nil {
+			fmt.Fprintln(w)
+			printDrain(w, s.Site, *s.Failover.Drain)
+		}
+	}
 	printVoters(w, all)
 	printNodes(w, all)
 	for _, s := range all {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
 
 func TestStatusTellsClocksAndVersionsThatDoNotFit(t *testing.T) {
@@ -37,5 +38,26 @@ func TestStatusWithoutASitesAnswerIsPartial(t *testing.T) {
 	}
 	if err := whole(all[:1]); err != nil {
 		t.Errorf("a whole answer is told as %v", err)
+	}
+}
+
+func TestADrainIsToldWithItsRunsAndWhatStays(t *testing.T) {
+	d := api.Drain{State: api.DrainDraining, Reason: "power", By: "operator", ClaimedBy: "ann", Runs: []api.DrainRun{
+		{ID: "r1", Plan: "main", To: "b", Groups: []domain.GroupID{"dir", "erp"}, State: api.StepDone}, {ID: "r2", Plan: "log", To: "c", Groups: []domain.GroupID{"log"}, State: api.StepPending}},
+		Stays: []api.DrainStay{{Group: "pin", Why: "placement.pinned"}}}
+	var out bytes.Buffer
+	if err := printStatus(&out, []siteStatus{{Site: "a", Reachable: true, Failover: &api.FailoverStatus{Drain: &d}}}); err != nil {
+		t.Fatal(err)
+	}
+	ended := d
+	ended.State, ended.Runs = api.DrainDrained, []api.DrainRun{d.Runs[0], {ID: "r2", Plan: "log", To: "c", Groups: []domain.GroupID{"log"}, State: api.StepFailed, Error: "no lease"}}
+	tellChanges(&out, d, ended)
+	for _, part := range []string{"site a: draining (power), by ann: 1 of 2 runs done, 1 groups stay", "plan main", "[dir erp]", "pending", "placement.pinned", "run r2: [log] to site c: failed: no lease", "group pin stays"} {
+		if !strings.Contains(out.String(), part) {
+			t.Errorf("%q is not in:\n%s", part, out.String())
+		}
+	}
+	if strings.Contains(out.String(), "run r1:") {
+		t.Errorf("a run that did not change is told:\n%s", out.String())
 	}
 }

@@ -50,7 +50,7 @@ func Calls(kind string) []Call {
 			{api.ServiceDNS, Own, []string{api.VerbChange, api.VerbLookup}},
 			{api.ServiceHealth, Own, []string{api.VerbStatus}},
 			{kindHost, Own, []string{api.VerbStart, api.VerbStop, api.VerbStatus}},
-			{api.ServiceFailover, Any, []string{api.VerbEvacuate, api.VerbRunShow}},
+			{api.ServiceFailover, Any, []string{api.VerbEvacuate, api.VerbRunShow, api.VerbTake}},
 		}
 	case api.ServiceDNS:
 		return []Call{
@@ -66,7 +66,7 @@ func Calls(kind string) []Call {
 			{api.ServiceReplicator, Any, []string{api.VerbStatus, api.VerbEstimate, api.VerbQuarantine, api.VerbCheckpointList, api.VerbCheckpointCreate,
 				api.VerbCheckpointOpen, api.VerbCheckpointClose, api.VerbCheckpointRead}},
 			{api.ServiceReplicator, Any, []string{api.VerbQuarantineRead, api.VerbQuarantineDiscard, api.VerbVolumeDiscard, api.VerbVerify, api.VerbWrites, api.VerbSurvey}},
-			{api.ServiceFailover, Any, []string{api.VerbRunStart, api.VerbRunList, api.VerbRunShow, api.VerbGroupList, api.VerbGroupSet, api.VerbStatus}},
+			{api.ServiceFailover, Any, []string{api.VerbRunStart, api.VerbRunList, api.VerbRunShow, api.VerbGroupList, api.VerbGroupSet, api.VerbDrain, api.VerbUndrain, api.VerbStatus}},
 			{api.ServiceDNS, Any, []string{api.VerbLookup, api.VerbRecords}},
 			{kindHost, Any, []string{api.VerbStatus}},
 		}

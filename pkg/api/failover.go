@@ -130,10 +130,11 @@ type RunShowRequest struct {
 	ID domain.RunID `json:"id"`
 }
 
-// GroupList is the desired state of every group and plan, with the KV revision it was read at.
+// GroupList is the desired state of every group, plan and site, with the KV revision it was read at.
 type GroupList struct {
 	Groups []GroupDesired `json:"groups"`
 	Plans  []domain.Plan  `json:"plans"`
+	Sites  []SiteDesired  `json:"sites,omitempty"` // of which something is wanted
 }
 
 // GroupDesired is a group's desired state: its definition, and where it is to run.
@@ -187,4 +188,5 @@ type FailoverStatus struct {
 	Groups []GroupDesired `json:"groups"`
 	Active []Run          `json:"active"`
 	VMs    []HostVM       `json:"vms"`
+	Drain  *Drain         `json:"drain,omitempty"` // of this site; nil: it takes groups
 }

@@ -1,5 +1,7 @@
 package event
 
+import "slices"
+
 // Definition is one kind of event.
 type Definition struct {
 	Entity, Fact string
@@ -186,7 +188,13 @@ func desired() []Definition {
 	const when = "A new version of desired state was written at the site that may write it."
 	return append(
 		def("failover", "group", exampleDesired("group", "erp"), says{"desired_changed", when}),
-		def("failover", "plan", exampleDesired("plan", "main"), says{"desired_changed", when})...)
+		slices.Concat(
+			def("failover", "plan", exampleDesired("plan", "main"), says{"desired_changed", when}),
+			def("failover", "site", exampleDesired("site", "b"), says{"desired_changed", when}),
+			def("failover", "site", exampleDrain,
+				says{"drain_started", "A person has a site drained: it takes no groups, and hands over those it has."},
+				says{"drained", "Every group of a drained site has moved, or stays for the reason that the event gives."},
+				says{"undrained", "A site takes groups again."}))...)
 }
 
 func objects() []Definition {

@@ -270,6 +270,16 @@ func exampleName(fact string) NameChanged {
 	return n
 }
 
+func exampleDrain(fact string) SiteDrainChanged {
+	d := SiteDrainChanged{Fact: fact, Site: "b", By: "operator of site b", Reason: "new power supplies",
+		Runs:  []api.DrainRun{{ID: "01JQXA7Z8N0000000000000001", Plan: "main", To: "a", Groups: []domain.GroupID{"erp"}, State: api.StepPending}},
+		Stays: []api.DrainStay{{Group: "log", Why: "group log is served at [b] only, not at site a (placement.pinned)"}}}
+	if fact != "drain_started" {
+		d.Runs[0].State = api.StepDone
+	}
+	return d
+}
+
 func exampleDesired(what, id string) func(string) DesiredChanged {
 	return func(string) DesiredChanged {
 		d := DesiredChanged{What: what, ID: id, Epoch: exampleEpoch(), Version: 3}

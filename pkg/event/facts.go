@@ -317,10 +317,26 @@ func (f NameChanged) Key() (string, string) { return "name", f.Fact }
 // Of implements Fact.
 func (f NameChanged) Of() string { return f.Name }
 
-// DesiredChanged tells a new version of a group's or plan's desired state.
+// SiteDrainChanged follows the maintenance of a site: "drain_started", "drained" (its groups moved, or stay for a reason), "undrained".
+type SiteDrainChanged struct {
+	Fact   string          `json:"fact"`            // last word of the event's type
+	Site   domain.SiteID   `json:"site"`            // that takes no groups, or takes them again
+	By     string          `json:"by"`              // who had it drained
+	Reason string          `json:"reason"`          // why it was drained
+	Runs   []api.DrainRun  `json:"runs,omitempty"`  // the moves, in their order
+	Stays  []api.DrainStay `json:"stays,omitempty"` // groups that are not moved, and why
+}
+
+// Key implements Fact.
+func (f SiteDrainChanged) Key() (string, string) { return "site", f.Fact }
+
+// Of implements Fact.
+func (f SiteDrainChanged) Of() string { return string(f.Site) }
+
+// DesiredChanged tells a new version of a group's, plan's or site's desired state.
 type DesiredChanged struct {
-	What    string        `json:"what"`           // group or plan
-	ID      string        `json:"id"`             // of the group or plan
+	What    string        `json:"what"`           // group, plan or site
+	ID      string        `json:"id"`             // of the group, plan or site
 	Site    domain.SiteID `json:"site,omitempty"` // a group: where it is to run
 	Epoch   domain.Epoch  `json:"epoch"`          // the change was made under
 	Version uint64        `json:"version"`        // grows with each change under one epoch

@@ -94,6 +94,8 @@ func textOfWork(f Fact) []string {
 			before = "nothing"
 		}
 		return []string{"name", f.Name, f.Type, words(f.Fact) + ":", before, "->", f.After, bracket(f.Reason)}
+	case *SiteDrainChanged:
+		return []string{"site", string(f.Site), words(f.Fact) + ":", fmt.Sprintf("%d runs, %d groups stay", len(f.Runs), len(f.Stays)), bracket(f.Reason)}
 	case *DesiredChanged:
 		return []string{f.What, f.ID + ":", fmt.Sprintf("version %d of desired state, epoch %s", f.Version, f.Epoch)}
 	}

@@ -98,6 +98,8 @@ const (
 	RunDuration     = "holdfast_run_duration_seconds"
 	RunStepDuration = "holdfast_run_step_duration_seconds"
 	RunLastRTO      = "holdfast_run_last_rto_seconds"
+	SiteDrained     = "holdfast_site_drained"
+	DrainGroups     = "holdfast_drain_groups"
 
 	DNSChanges  = "holdfast_dns_changes_total"
 	DNSDuration = "holdfast_dns_change_duration_seconds"
@@ -222,6 +224,8 @@ func runMetrics() []Metric {
 		{Name: RunsActive, Kind: KindGauge, Service: "failover", Help: "Runs led here that have not ended."},
 		{Name: RunDuration, Kind: KindHistogram, Service: "failover", Labels: []string{"kind", "result"}, Buckets: long, Help: "Time from a run's start to its end."},
 		{Name: RunStepDuration, Kind: KindHistogram, Service: "failover", Labels: []string{"step", "result"}, Buckets: step, Help: "Time from a step's start to its end, by kind of step and result (done, failed)."},
+		{Name: SiteDrained, Kind: KindGauge, Service: "failover", Help: "1 while the site takes no groups, since it is drained for maintenance."},
+		{Name: DrainGroups, Kind: KindGauge, Service: "failover", Labels: []string{"state"}, Help: "Groups of the site's drain: pending, running, done (moved), failed, and stays (never to be moved). None while it is not drained."},
 		{Name: RunLastRTO, Kind: KindGauge, Service: "failover", Labels: []string{"kind"},
 			Help: "Recovery time of the last run of a kind that succeeded here: of a failover from the first missed heartbeat, of others from the start."},
 		{Name: DNSChanges, Kind: KindCounter, Service: "dns", Labels: []string{"result"}, Help: "Changes of names asked for, by result (changed, unchanged, refused, failed)."},

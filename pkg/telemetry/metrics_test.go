@@ -16,6 +16,7 @@ import (
 var unitless = []string{BuildInfo, ServiceReady, BusConnected, BreakerState, GroupEpoch, GroupServing, GroupRole, GroupConsistent, GroupFailed, GroupQuarantined,
 	ReplicationInSync, ReplicationState, ISCSISessions, LeaseHeld, LeaseEpoch, VoterReachable, QuorumReachable, QuorumForced, QuorumPrevented, HealthObjects, HealthMissed, HealthAssessment, HealthSick,
 	RunsActive, HostVMs, GroupWriteBytes, GroupWrites, ReplicationLossWrites, TakeoverLossWrites, GroupHeld, GroupDamage,
+	SiteDrained, DrainGroups,
 	ReplicationBreaks, Checkpoints, VerifyRunning, RelayConnections}
 
 func TestCatalogueKeepsTheConventions(t *testing.T) {

@@ -35,7 +35,7 @@ func (s *service) decideOnce(ctx context.Context, state policy.State) policy.Sta
 		return state
 	}
 	texts := map[domain.SiteID]string{}
-	in := policy.Input{Self: s.cfg.Site, Now: time.Duration(clock.Now()), Groups: list.Groups}
+	in := policy.Input{Self: s.cfg.Site, Now: time.Duration(clock.Now()), Drained: list.Drained(), Groups: list.Groups}
 	for _, a := range health.Assessments {
 		if a.Class == api.ClassDisaster {
 			in.Confirmed, texts[a.Site] = append(in.Confirmed, a.Site), a.Text

@@ -130,22 +130,33 @@ func (s *fakeSite) replicator() map[string]bus.Endpoint {
 		api.VerbStatus: bus.Answer(func(_ context.Context, r api.GroupRequest) (api.ReplicatorStatus, error) {
 			s.w.mu.Lock()
 			defer s.w.mu.Unlock()
-			e := s.epoch[r.Group]
-			st := api.GroupStatus{Group: r.Group, Role: domain.RoleTarget, Epoch: e, Serving: e != 0, Disks: disks(r.Group, e)}
-			if lived := s.lived[r.Group]; lived != 0 {
-				st.Lineage = []api.LineageEntry{{Epoch: lived, Site: s.id}}
-			}
-			if e != 0 {
-				st.Role = domain.RolePrimary
-				for _, o := range []domain.SiteID{"a", "b"} {
-					if o != s.id {
-						st.Targets = append(st.Targets, api.TargetStatus{Site: o, State: api.TargetStreaming})
-					}
+			out := api.ReplicatorStatus{Site: s.id}
+			for _, g := range s.w.group {
+				if r.Group == "" || r.Group == g.ID {
+					out.Groups = append(out.Groups, s.copyOf(g.ID, disks))
 				}
 			}
-			return api.ReplicatorStatus{Site: s.id, Groups: []api.GroupStatus{st}}, nil
+			return out, nil
 		}),
 	}
+}
+
+// copyOf is the site's copy of a group; w.mu is held.
+func (s *fakeSite) copyOf(g domain.GroupID, disks func(domain.GroupID, domain.Epoch) []api.Disk) api.GroupStatus {
+	e := s.epoch[g]
+	st := api.GroupStatus{Group: g, Role: domain.RoleTarget, Epoch: e, Serving: e != 0, Disks: disks(g, e)}
+	if lived := s.lived[g]; lived != 0 {
+		st.Lineage = []api.LineageEntry{{Epoch: lived, Site: s.id}}
+	}
+	if e != 0 {
+		st.Role = domain.RolePrimary
+		for _, o := range []domain.SiteID{"a", "b"} {
+			if o != s.id {
+				st.Targets = append(st.Targets, api.TargetStatus{Site: o, State: api.TargetStreaming})
+			}
+		}
+	}
+	return st
 }
 
 func (s *fakeSite) names() map[string]bus.Endpoint {

@@ -29,7 +29,7 @@ func (s *service) bringHomeOnce(ctx context.Context, state policy.Homing) policy
 	if err != nil {
 		return policy.Homing{} // nobody knows whether all is well
 	}
-	in := policy.HomeInput{Self: s.cfg.Site, Now: time.Duration(clock.Now()), Wall: time.Now(), Groups: list.Groups, Ready: map[domain.GroupID]bool{}}
+	in := policy.HomeInput{Self: s.cfg.Site, Now: time.Duration(clock.Now()), Wall: time.Now(), Drained: list.Drained(), Groups: list.Groups, Ready: map[domain.GroupID]bool{}}
 	for _, a := range health.Assessments {
 		if a.Class == api.ClassDisaster {
 			in.Confirmed = append(in.Confirmed, a.Site)

@@ -60,6 +60,11 @@ func (s *service) launch(ctx context.Context, o order, list api.GroupList) (*run
 	if l := s.find(o.id); l != nil {
 		return l, nil
 	}
+	if o.kind != api.RunStart {
+		if err := s.drainedHere(); err != nil {
+			return nil, fmt.Errorf("start run of plan %s: %w", o.plan.ID, err)
+		}
+	}
 	for _, g := range o.groups {
 		if busy := s.active(g); busy != "" {
 			return nil, fmt.Errorf("start run of plan %s: %w: group %s is in run %s", o.plan.ID, domain.ErrRefused, g, busy)

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
 )
@@ -41,7 +42,7 @@ func (m meters) observe(f event.Fact) {
 
 // tellMetrics lets the gauges be read from the runs in memory, which a restart loads again.
 func (s *service) tellMetrics(m *telemetry.Metrics) {
-	m.Collect([]string{telemetry.RunsActive, telemetry.RunLastRTO, telemetry.BreakerState}, func(set telemetry.Set) {
+	m.Collect([]string{telemetry.RunsActive, telemetry.RunLastRTO, telemetry.BreakerState, telemetry.SiteDrained, telemetry.DrainGroups}, func(set telemetry.Set) {
 		active := 0
 		last := map[string]time.Duration{}
 		for _, r := range s.mine() { // oldest first
@@ -56,10 +57,37 @@ func (s *service) tellMetrics(m *telemetry.Metrics) {
 		for kind, took := range last {
 			set(telemetry.RunLastRTO, took.Seconds(), kind)
 		}
+		s.tellDrain(set)
 		for site, p := range s.peers {
 			set(telemetry.BreakerState, float64(p.breaker.State()), string(site))
 		}
 	})
+}
+
+// tellDrain tells whether the site is drained, and how far that is.
+func (s *service) tellDrain(set telemetry.Set) {
+	d := s.store.Drained(s.cfg.Site)
+	if d == nil {
+		set(telemetry.SiteDrained, 0)
+		return
+	}
+	set(telemetry.SiteDrained, 1)
+	groups := map[string]int{api.StepPending: 0, api.StepRunning: 0, api.StepDone: 0, api.StepFailed: 0, "stays": 0}
+	failed := map[domain.GroupID]bool{}
+	for _, r := range d.Runs {
+		groups[r.State] += len(r.Groups)
+		for _, g := range r.Groups {
+			failed[g] = r.State == api.StepFailed
+		}
+	}
+	for _, st := range d.Stays {
+		if !failed[st.Group] {
+			groups["stays"]++
+		}
+	}
+	for state, n := range groups {
+		set(telemetry.DrainGroups, float64(n), state)
+	}
 }
 
 // recoveryTime is how long a run's groups were away: a failover counts from the first missed heartbeat, where that is known.

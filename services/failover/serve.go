@@ -30,6 +30,9 @@ func (s *service) endpoints() map[string]bus.Endpoint {
 			return s.store.All(ctx)
 		}),
 		api.VerbGroupSet: bus.Answer(s.groupSet),
+		api.VerbDrain:    bus.Answer(s.drain),
+		api.VerbUndrain:  bus.Answer(s.undrain),
+		api.VerbTake:     bus.Answer(s.take),
 		api.VerbStatus:   bus.Answer(s.status),
 	}
 }
@@ -240,7 +243,7 @@ func (s *service) status(ctx context.Context, _ api.Empty) (api.FailoverStatus, 
 	if err != nil {
 		return out, err
 	}
-	out.Groups = list.Groups
+	out.Groups, out.Drain = list.Groups, s.store.Drained(s.cfg.Site)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.runs {

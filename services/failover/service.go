@@ -100,6 +100,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	s.wg.Go(func() { s.followHealth(ctx) })
 	s.wg.Go(func() { s.decide(ctx) })
 	s.wg.Go(func() { s.bringHome(ctx) })
+	s.wg.Go(func() { s.carryDrain(ctx) })
 	s.reconcile(ctx)
 	return nil
 }

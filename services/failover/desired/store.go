@@ -1,6 +1,7 @@
-// Package desired keeps what is wanted of groups and plans: at every site a copy, in the bucket HF_DESIRED, changed by
+// Package desired keeps what is wanted of groups, plans and sites: at every site a copy, in the bucket HF_DESIRED, changed by
 // compare-and-swap. A group belongs to the site that holds its lease, and every change carries that lease's epoch, so there is
-// nothing to merge: of two copies the one with the higher (epoch, version) is right.
+// nothing to merge: of two copies the one with the higher (epoch, version) is right. What is wanted of a site (that it is drained) only
+// the site itself changes, without an epoch.
 package desired
 
 import (
@@ -144,7 +145,7 @@ func (s *Store) Watch(ctx context.Context, every time.Duration, changed func()) 
 	}
 }
 
-// All is every group and plan as last seen, sorted by id.
+// All is every group, plan and site as last seen, sorted by id.
 func (s *Store) All(context.Context) (api.GroupList, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,6 +158,15 @@ func (s *Store) All(context.Context) (api.GroupList, error) {
 				return out, fmt.Errorf("read %s: %w", k, err)
 			}
 			out.Plans = append(out.Plans, p.Plan)
+			continue
+		}
+		if strings.HasPrefix(k, sitePrefix) {
+			var d api.SiteDesired
+			if err := json.Unmarshal(e.Value, &d); err != nil {
+				return out, fmt.Errorf("read %s: %w", k, err)
+			}
+			d.Revision = e.Revision
+			out.Sites = append(out.Sites, d)
 			continue
 		}
 		var g api.GroupDesired

@@ -137,6 +137,7 @@ func (w world) move(g api.GroupDesired, to domain.SiteID) Move {
 	id, from := g.Group.ID, w.Votes[g.Group.ID].Holder
 	barred := g.Group.Barred(to)
 	check(textOf(barred), "")
+	check(unless(!slices.Contains(w.List.Drained(), to), drainedText(to)), "")
 	if !w.alive(to) {
 		check(fmt.Sprintf("site %s does not answer", to), "")
 	} else {

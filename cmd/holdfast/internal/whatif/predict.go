@@ -158,7 +158,7 @@ func (w world) takers(confirmed map[domain.SiteID][]domain.SiteID) map[domain.Gr
 			continue
 		}
 		begun := map[domain.GroupID]bool{} // a run is under way: nothing is begun again
-		in := policy.Input{Self: self, Confirmed: confirmed[self], Groups: w.List.Groups}
+		in := policy.Input{Self: self, Confirmed: confirmed[self], Drained: w.List.Drained(), Groups: w.List.Groups}
 		state, _ := policy.Decide(policy.State{}, in)
 		for _, in.Now = range w.holdDowns() {
 			var due []policy.Due
@@ -327,7 +327,7 @@ func (w world) byHand(f *Fate, g api.GroupDesired, tried bool, confirmed map[dom
 	if !tried {
 		f.why("%s", w.noTaker(g, confirmed))
 	}
-	var lost []domain.SiteID
+	lost := w.List.Drained()
 	for _, s := range g.Group.SitesOf() {
 		if s == g.Site || !w.alive(s) {
 			lost = append(lost, s)
@@ -368,14 +368,22 @@ func (w world) noTaker(g api.GroupDesired, confirmed map[domain.SiteID][]domain.
 	}
 	var against []string
 	for _, s := range w.leaves {
-		if err := g.Group.Barred(s); err != nil && g.Group.ModeTo(g.Site, s) != domain.ModeNone {
+		switch err := g.Group.Barred(s); {
+		case g.Group.ModeTo(g.Site, s) == domain.ModeNone:
+		case err != nil:
 			against = append(against, textOf(err))
+		case slices.Contains(w.List.Drained(), s):
+			against = append(against, drainedText(s))
 		}
 	}
 	if len(against) > 0 {
 		return "no site that is left may serve it: " + strings.Join(against, "; ")
 	}
 	return "no site that is left has a copy of it"
+}
+
+func drainedText(s domain.SiteID) string {
+	return fmt.Sprintf("site %s is drained (holdfast site undrain %s)", s, s)
 }
 
 // number gives the groups that move their order: shorter hold-downs first, then as their plans' runs reach them.

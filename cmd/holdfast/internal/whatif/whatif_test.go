@@ -133,6 +133,9 @@ func TestWhatBecomesOfEachGroup(t *testing.T) {
 			st.List.Groups[2].Group.Placement.Forbidden = []domain.SiteID{"b"}
 			st.List.Groups[3].Group.Placement.Forbidden = []domain.SiteID{"b"}
 		})},
+		{"a drained site", "site:a", "erp stops a>, dir stops a>, log stops a>, old stops a>", change(func(st *whatif.State) {
+			st.List.Sites = []api.SiteDesired{{Site: "b", Drain: &api.Drain{State: api.DrainDrained, Reason: "works"}}}
+		})},
 		{"a forced quorum", "site:b", "erp stops a>, dir stays a>a, log stays a>a, old stays a>a", change(func(st *whatif.State) {
 			v := st.Votes["erp"]
 			v.Reg.Config.Weights = core.Weights{"b": 1}
@@ -261,7 +264,10 @@ func TestAGroupIsExplained(t *testing.T) {
 		st.Down = []domain.SiteID{"a", "w"}
 	})
 	pinned := change(func(st *whatif.State) { st.List.Groups[0].Group.Placement.Pinned = []domain.SiteID{"a"} })
-	for name, st := range map[string]whatif.State{"home": state(), "away": away, "nobody": nobody, "pinned": pinned} {
+	drained := change(func(st *whatif.State) {
+		st.List.Sites = []api.SiteDesired{{Site: "b", Drain: &api.Drain{State: api.DrainDrained, Reason: "works"}}}
+	})
+	for name, st := range map[string]whatif.State{"home": state(), "away": away, "nobody": nobody, "pinned": pinned, "drained": drained} {
 		e, err := whatif.Explain(st, "erp")
 		if err != nil {
 			t.Fatal(err)
