@@ -32,6 +32,7 @@ type Options struct {
 	Mode        string // from a to b, and back: sync, async, none
 	VolumeSize  string // of each of the two, data and log; 1MiB by default
 	Checkpoints string // the group's, as YAML on one line
+	Timing      string // of the lease: fast by default, or default
 	// Driver, where set, runs the group's VM, on one host at each data site.
 	Driver string
 }
@@ -102,7 +103,11 @@ func (s *Sites) VMAddress(id string) string { return s.address(id) + ":8080" }
 func (s *Sites) text(id string) string {
 	var b strings.Builder
 	say := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
-	say("site: %s\ndata_dir: ./%s\ntiming: fast\nnats: {listen: '%s:4222'}\nsites:", id, id, s.address(id))
+	timing := s.o.Timing
+	if timing == "" {
+		timing = "fast"
+	}
+	say("site: %s\ndata_dir: ./%s\ntiming: %s\nnats: {listen: '%s:4222'}\nsites:", id, id, timing, s.address(id))
 	for i, other := range []string{"a", "b", "w"} {
 		role := map[bool]string{true: "witness", false: "data"}[other == "w"]
 		say("  - {id: %s, index: %d, role: %s, nats: 'nats://%s:4222'}", other, i+1, role, s.address(other))
@@ -162,6 +167,9 @@ func (s *Sites) Start(ids ...string) {
 		s.running[id] = cmd
 	}
 }
+
+// Runs reports whether a site was started and not killed.
+func (s *Sites) Runs(id string) bool { return s.running[id] != nil }
 
 // Kill ends all of a site at once.
 func (s *Sites) Kill(id string) {
