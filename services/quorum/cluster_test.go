@@ -154,6 +154,12 @@ func (s *site) start() {
 		_, err := bus.Call[api.QuorumStatus](s.c.t.Context(), s.client.Local(), api.ServiceQuorum, api.VerbStatus, api.Empty{})
 		return err == nil
 	})
+	for _, verb := range []string{api.VerbCampaign, api.VerbForce, api.VerbApprove, api.VerbPrevent} { // each is served from its own moment on
+		s.c.await(verb+" of site "+string(s.id)+" is answered", func() bool {
+			_, err := bus.Call[api.Empty](s.c.t.Context(), s.client.Local(), api.ServiceQuorum, verb, api.Empty{})
+			return !errors.Is(err, domain.ErrUnavailable)
+		})
+	}
 }
 
 // kill ends the service as if its process were killed, and waits for the end.

@@ -393,8 +393,8 @@ func (c *Candidate) accepted(now Instant) []Action {
 	c.known, c.tally = reg, c.cur.tally(reg.Config)
 	c.held.deadline, c.held.committed, c.held.waitFor = deadline, reg, reg.InSync
 	c.held.rounds = []*round{c.cur}
-	out := []Action{Granted{Epoch: c.held.epoch, Deadline: deadline, Reg: reg,
-		AcceptLoss: c.lossUsed, Estimate: c.estimate(), Forced: c.force != nil}}
+	out := append(c.forcedWarm(), Granted{Epoch: c.held.epoch, Deadline: deadline, Reg: reg,
+		AcceptLoss: c.lossUsed, Estimate: c.estimate(), Forced: c.force != nil})
 	c.campaign, c.force, c.cur, c.attempt = &Campaign{}, nil, nil, 0
 	out = append(out, c.enter(Functional)...)
 	return append(out, c.finishJoint(now)...)

@@ -240,6 +240,16 @@ func (c *Candidate) forceRegister(reg Register) Register {
 	return reg
 }
 
+// forcedWarm ends a cold start with a forced grant: by the operator's word nobody was forced meanwhile, and until this machine is off
+// nobody can be without it.
+func (c *Candidate) forcedWarm() []Action {
+	if c.force == nil {
+		return nil
+	}
+	c.warm, c.noted = true, c.held.epoch.Force()
+	return []Action{Warmed{Heard: true, Promised: c.held.epoch}}
+}
+
 // herald tells voters outside a configuration of a forced generation of the epoch: what a returning site asks its own voters, it
 // is told. Their votes are not counted; that they answer shows that they may be counted again.
 func (c *Candidate) herald(inside []VoterID) []Action {

@@ -153,6 +153,35 @@ func TestAForceWaitsForALeaseNoNamedVoterKnowsOf(t *testing.T) {
 	}
 }
 
+// A site that was forced just after a boot, and has heard nobody, may take its next epoch in that boot, and not in the next.
+func TestAForcedGrantEndsTheColdStartOfThatBoot(t *testing.T) {
+	l := begin(newLab(t, threeAndTwo()...))
+	l.lose("a")
+	boot := func() {
+		p := l.cands["b"].p
+		p.ColdStart, p.Incarnation = true, p.Incarnation+1
+		l.candidate(p)
+	}
+	boot()
+	l.force("b", true)
+	l.run(settle)
+	lease, ok := l.cands["b"].Lease(l.now)
+	if !ok {
+		t.Fatal("b was not granted the group")
+	}
+	l.do("b", l.cands["b"].Campaign(l.now, Campaign{Above: lease.Epoch}))
+	l.run(settle)
+	if next, ok := l.cands["b"].Lease(l.now); !ok || next.Epoch <= lease.Epoch {
+		t.Errorf("the next epoch: %v %s, want one above %s", ok, next.Epoch, lease.Epoch)
+	}
+	boot()
+	l.do("b", l.cands["b"].Campaign(l.now, Campaign{}))
+	l.run(settle)
+	if l.serving() != "" {
+		t.Errorf("%q serves after a boot in which nobody was heard", l.serving())
+	}
+}
+
 // A force that was given up after some of the named voters promised blocks nobody for ever: once everybody agrees, and no voter has
 // a register of it, the old votes count again.
 func TestAnUnfinishedForceIsVoidOnceEverybodyAgrees(t *testing.T) {

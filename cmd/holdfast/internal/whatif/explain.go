@@ -97,6 +97,9 @@ func (w world) here(g api.GroupDesired, vote Vote) []string {
 		}
 	} else {
 		say("site %s holds its lease under epoch %s: %s answer it", vote.Holder, vote.Epoch, w.count(vote.Holder, id))
+		if vote.Epoch.Force() > 0 && !w.votes(id).Weights.Same(w.cfg.Weights) {
+			say("quorum was forced, and is not healed: only %v vote", w.votes(id).Voters())
+		}
 		say("in sync, so without loss if they took it over: %v", vote.Reg.InSync)
 	}
 	if p := g.Group.Placement; p.Preferred != "" && p.Preferred != g.Site {
@@ -125,6 +128,10 @@ func returns(r domain.Return) string {
 }
 
 // move looks at everything that a planned move to a site needs.
+func preventedText(s domain.SiteID) string {
+	return fmt.Sprintf("an operator keeps site %s from forming a quorum: holdfast quorum prevent %s off allows it", s, s)
+}
+
 func (w world) move(g api.GroupDesired, to domain.SiteID) Move {
 	m := Move{Site: to}
 	check := func(bad, good string) {
@@ -140,6 +147,8 @@ func (w world) move(g api.GroupDesired, to domain.SiteID) Move {
 	check(unless(!slices.Contains(w.List.Drained(), to), drainedText(to)), "")
 	if !w.alive(to) {
 		check(fmt.Sprintf("site %s does not answer", to), "")
+	} else if w.prevented(to, id) {
+		check(preventedText(to), "")
 	} else {
 		check(unless(w.canHold(to, id), "no quorum there, only "+w.count(to, id)), w.count(to, id)+" answer site "+string(to))
 	}

@@ -271,6 +271,9 @@ func (w world) refused(g domain.Group, site domain.SiteID, acceptLoss bool) stri
 		if !w.alive(site) {
 			return "its quorum service is lost"
 		}
+		if w.prevented(site, g.ID) {
+			return preventedText(site)
+		}
 		return "no quorum, only " + w.count(site, g.ID)
 	}
 	if why := w.Votes[g.ID].Reg.Bars(site, acceptLoss); why != "" {

@@ -24,6 +24,8 @@ type State struct {
 	// Dead are the VM hosts that their own site's health service takes for dead.
 	Dead map[domain.HostID]bool
 	Runs map[domain.GroupID]api.Run // under way, or the last one, of each group
+	// Prevented are the sites that may join a quorum only.
+	Prevented map[domain.SiteID]bool
 }
 
 // Vote is a group's vote as the voters have it.
@@ -224,10 +226,15 @@ func (w world) votes(g domain.GroupID) core.Config {
 	return w.cfg
 }
 
+// prevented reports whether a site may not be granted a group because an operator keeps it from forming a quorum.
+func (w world) prevented(site domain.SiteID, g domain.GroupID) bool {
+	return w.Prevented[site] && w.Votes[g].Holder != site
+}
+
 // canHold reports whether a site can be granted a group, or keep it: it stores, its own quorum service lives, and a quorum
-// answers it.
+// answers it. One that may join a quorum only keeps what it has.
 func (w world) canHold(site domain.SiteID, g domain.GroupID) bool {
-	return w.alive(site) && w.votes(g).Quorum(w.answers(site))
+	return w.alive(site) && !w.prevented(site, g) && w.votes(g).Quorum(w.answers(site))
 }
 
 // alive reports whether a data site and its quorum service are left.

@@ -136,6 +136,12 @@ func TestWhatBecomesOfEachGroup(t *testing.T) {
 		{"a drained site", "site:a", "erp stops a>, dir stops a>, log stops a>, old stops a>", change(func(st *whatif.State) {
 			st.List.Sites = []api.SiteDesired{{Site: "b", Drain: &api.Drain{State: api.DrainDrained, Reason: "works"}}}
 		})},
+		{"a target that may join a quorum only", "site:a", "erp stops a>, dir stops a>, log stops a>, old stops a>", change(func(st *whatif.State) {
+			st.Prevented = map[domain.SiteID]bool{"b": true}
+		})},
+		{"a serving site that may join a quorum only", "site:b", "erp stays a>a, dir stays a>a, log stays a>a, old stays a>a", change(func(st *whatif.State) {
+			st.Prevented = map[domain.SiteID]bool{"a": true}
+		})},
 		{"a forced quorum", "site:b", "erp stops a>, dir stays a>a, log stays a>a, old stays a>a", change(func(st *whatif.State) {
 			v := st.Votes["erp"]
 			v.Reg.Config.Weights = core.Weights{"b": 1}
