@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/dns/zone"
 )
 
@@ -89,13 +90,7 @@ func (f *File) Save(z zone.Zone) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := writeSynced(f.path+tempSuffix, raw); err != nil {
-		return errors.Join(err, removeIfThere(f.path+tempSuffix))
-	}
-	if err := os.Rename(f.path+tempSuffix, f.path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(f.path))
+	return durable.WriteFile(f.path, raw, 0o640)
 }
 
 func encode(z zone.Zone) ([]byte, error) {
@@ -130,32 +125,3 @@ func decode(raw []byte) (body, error) {
 }
 
 func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
-
-func writeSynced(path string, raw []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
-	if err != nil {
-		return err
-	}
-	if _, err := f.Write(raw); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err := f.Sync(); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	return f.Close()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-func removeIfThere(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/blockfile"
 )
 
@@ -164,7 +165,7 @@ func (in *intent) open() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(in.path)); err != nil {
+	if err := durable.SyncDir(filepath.Dir(in.path)); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	in.f = f

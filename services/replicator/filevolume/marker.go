@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/blockfile"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 	"github.com/holdfast-dr/holdfast/services/replicator/record"
@@ -55,7 +56,7 @@ func (m *marker) remove() error {
 	if err := os.Remove(m.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return syncDir(filepath.Dir(m.Path))
+	return durable.SyncDir(filepath.Dir(m.Path))
 }
 
 // load is what is marked, nil where nothing is. A marker that is not of this file, or of a file whose content is not what the

@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/blockfile"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 	"github.com/holdfast-dr/holdfast/services/replicator/sparse"
@@ -45,19 +46,11 @@ func Create(path string, size int64) error {
 	if err != nil {
 		return fmt.Errorf("create volume: %w", err)
 	}
-	err = errors.Join(f.Truncate(size), f.Sync(), f.Close(), syncDir(filepath.Dir(path)))
+	err = errors.Join(f.Truncate(size), f.Sync(), f.Close(), durable.SyncDir(filepath.Dir(path)))
 	if err != nil {
 		return errors.Join(fmt.Errorf("create volume %s: %w", path, err), os.Remove(path))
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 func checkSize(size int64) error {

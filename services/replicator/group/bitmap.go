@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/extent"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 )
@@ -33,7 +34,7 @@ func (s *store) saveBitmap(site domain.SiteID, d *dirtyMap) error {
 		err = s.failpoint("bitmap")
 	}
 	if err == nil {
-		err = writeDurably(s.bitmapPath(site), append(b, d.set.Encode()...))
+		err = durable.WriteFile(s.bitmapPath(site), append(b, d.set.Encode()...), 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("save dirty bitmap of target %s: %w", site, err)

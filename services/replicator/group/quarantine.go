@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/extent"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 	"github.com/holdfast-dr/holdfast/services/replicator/lineage"
@@ -61,10 +62,10 @@ func (s *store) quarantineTail(site domain.SiteID, common domain.LSN, maps []*di
 	if err != nil {
 		return nil, err
 	}
-	if err := writeDurably(filepath.Join(item.Path, quarantineMap), b); err != nil {
+	if err := durable.WriteFile(filepath.Join(item.Path, quarantineMap), b, 0o600); err != nil {
 		return nil, fmt.Errorf("quarantine group %s: %w", s.group.ID, err)
 	}
-	return &item, errors.Join(syncDir(s.quarantineDir()), syncDir(s.dir))
+	return &item, errors.Join(durable.SyncDir(s.quarantineDir()), durable.SyncDir(s.dir))
 }
 
 // keepFrames writes the frames from first on, and their extents into the map.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 )
 
@@ -64,7 +65,7 @@ func ExportQuarantined(item api.Quarantined, frames, blocks io.Reader, dir strin
 	if err == nil {
 		var b []byte
 		if b, err = json.MarshalIndent(x.whole, "", " "); err == nil {
-			err = writeDurably(filepath.Join(dir, ExportMapFile), b)
+			err = durable.WriteFile(filepath.Join(dir, ExportMapFile), b, 0o600)
 		}
 	}
 	if err != nil {

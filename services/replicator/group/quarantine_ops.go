@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/slots"
 )
 
@@ -115,7 +116,7 @@ func (s *store) discardQuarantined(id string) error {
 	s.mu.Lock()
 	delete(s.kept, item.Path)
 	s.mu.Unlock()
-	return errors.Join(syncDir(s.quarantineDir()), removeDurably(gone))
+	return errors.Join(durable.SyncDir(s.quarantineDir()), removeDurably(gone))
 }
 
 // finishDiscards removes what a crash left of discarded items.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/services/replicator/extent"
 	"github.com/holdfast-dr/holdfast/services/replicator/history"
@@ -113,7 +114,7 @@ func (g *Group) rollBack(ctx context.Context, epoch domain.Epoch, lsn domain.LSN
 	if err := g.cfg.failpoint("rollback begins"); err != nil {
 		return err
 	}
-	if err := writeDurably(s.rollbackPath(), b); err != nil {
+	if err := durable.WriteFile(s.rollbackPath(), b, 0o600); err != nil {
 		return err
 	}
 	// The intent is durable: where there is no room, it waits for some.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 )
 
@@ -62,7 +63,7 @@ func (s *session) scrubLoop() {
 					return
 				}
 			}
-			if err := writeDurably(s.st.scrubPath(site), nil); err != nil {
+			if err := durable.WriteFile(s.st.scrubPath(site), nil, 0o600); err != nil {
 				s.log.Warn("time of the scrub not kept", "target", string(site), "error", err)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 	"github.com/holdfast-dr/holdfast/services/replicator/slots"
 )
@@ -44,7 +45,7 @@ func (s *store) plantSeeds(last domain.LSN) error {
 		if err := os.Rename(s.seedPath(v.ID), s.volumePath(v)); err != nil {
 			return err
 		}
-		if err := syncDir(s.dir); err != nil {
+		if err := durable.SyncDir(s.dir); err != nil {
 			return err
 		}
 	}
@@ -101,7 +102,7 @@ func PlaceSeed(ctx context.Context, dir string, def domain.Group, volume domain.
 	if err := os.Rename(tmp, s.seedPath(volume)); err != nil {
 		return fail(err)
 	}
-	return syncDir(dir)
+	return durable.SyncDir(dir)
 }
 
 // unused refuses a copy that has a change.

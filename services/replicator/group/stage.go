@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/history"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 	"github.com/holdfast-dr/holdfast/services/replicator/slots"
@@ -196,7 +197,7 @@ func (s *store) countBy(t slots.Table) error {
 	if b, err = json.Marshal(t); err != nil {
 		return err
 	}
-	return writeDurably(path, b)
+	return durable.WriteFile(path, b, 0o600)
 }
 
 // add keeps one encoded record. Safe for concurrent use.
@@ -240,10 +241,10 @@ func (s *store) sealStage(st *stage, c api.ResyncCommit) error {
 	if err != nil {
 		return err
 	}
-	if err := syncDir(s.dir); err != nil {
+	if err := durable.SyncDir(s.dir); err != nil {
 		return err
 	}
-	return writeDurably(filepath.Join(s.stageDir(), stageMarker), b)
+	return durable.WriteFile(filepath.Join(s.stageDir(), stageMarker), b, 0o600)
 }
 
 // check reads the stage once and refuses it when the frames do not reach from the cut to the end without a gap.

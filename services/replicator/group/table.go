@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/extent"
 	"github.com/holdfast-dr/holdfast/services/replicator/history"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
@@ -76,7 +77,7 @@ func (s *store) loadTable() (slots.Table, error) {
 func (s *store) saveTable(t slots.Table) error {
 	b, err := json.Marshal(t)
 	if err == nil {
-		err = writeDurably(s.tablePath(), b)
+		err = durable.WriteFile(s.tablePath(), b, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("save the table of volumes: %w", err)

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 )
 
 // volume is one volume's sparse file. Writes go to the page cache; Sync makes them durable.
@@ -34,7 +35,7 @@ func openVolume(path string, size int64, create bool) (*volume, error) {
 	switch {
 	case err != nil:
 	case create && st.Size() == 0:
-		err = errors.Join(f.Truncate(size), f.Sync(), syncDir(filepath.Dir(path)))
+		err = errors.Join(f.Truncate(size), f.Sync(), durable.SyncDir(filepath.Dir(path)))
 	case st.Size() != size:
 		err = fmt.Errorf("the file has %d bytes, the group's definition says %d; mend the definition, or restore the file: %w",
 			st.Size(), size, domain.ErrInvalid)
@@ -107,31 +108,6 @@ func again(f func() error) error {
 	}
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// writeDurably replaces path by data: all of it or nothing, whenever the machine stops.
-func writeDurably(path string, data []byte) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(tmp)) // it would only take room
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
 // removeDurably removes a file or folder; one that is not there is no error.
 func removeDurably(path string) error {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
@@ -140,5 +116,5 @@ func removeDurably(path string) error {
 	if err := os.RemoveAll(path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(path))
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/blockfile"
 	"github.com/holdfast-dr/holdfast/services/replicator/layer"
 )
@@ -296,7 +297,7 @@ func (p *Pool) sweep() error {
 			delete(p.layers, id)
 			p.mu.Unlock()
 		}
-		if err := syncDir(p.path("layers")); err != nil {
+		if err := durable.SyncDir(p.path("layers")); err != nil {
 			return err
 		}
 		p.step("swept")

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/layer"
 )
 
@@ -294,7 +295,7 @@ func (p *Pool) exportLayer(ctx context.Context, id, format, to string) (err erro
 	if err := os.Rename(done, to); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(to))
+	return durable.SyncDir(filepath.Dir(to))
 }
 
 func exportRaw(ctx context.Context, c *layer.Chain, size int64, to string) error {
