@@ -37,6 +37,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(demoCommand(), siteCommand(), hostCommand(), statusCommand(), explainCommand(), whatIfCommand(), groupCommand(), linkCommand(), checkpointCommand(), quarantineCommand(), verifyCommand(), runCommand(), eventCommand(), volumeCommand(), configCommand(), healthcheckCommand())
 	root.AddGroup(&cobra.Group{ID: "services", Title: "Services, each as a process of its own:"})
 	root.AddCommand(serviceCommands()...)
+	root.AddCommand(witnessCommand())
 	return root
 }
 

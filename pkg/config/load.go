@@ -76,6 +76,12 @@ func Load(path string) (Config, error) {
 	}
 	files := []*string{&cfg.DataDir, &cfg.RunDir, &cfg.Quorum.Share, &cfg.NATS.Conf, &cfg.Security.Secrets, &cfg.Tracing.CA,
 		&cfg.ISCSI.CHAP.SecretFile, &cfg.ISCSI.CHAP.MutualSecretFile}
+	if w := cfg.Quorum.Witness; w != nil {
+		files = append(files, &w.CA)
+	}
+	if o := cfg.Quorum.Object; o != nil {
+		files = append(files, &o.Credentials, &o.CA)
+	}
 	if cfg.DNS.Update != nil {
 		files = append(files, &cfg.DNS.Update.KeyFile)
 	}

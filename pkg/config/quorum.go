@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 	"time"
 
@@ -15,10 +16,32 @@ type Quorum struct {
 	// Share is the folder of the file-share witness, the same share at every data site. With node_and_share_majority it is
 	// either this or a witness site.
 	Share string `yaml:"share"`
+	// ShareLocal says that the share is a folder of this machine alone, which is refused otherwise: for trying things out on one machine.
+	ShareLocal bool `yaml:"share_local"`
+	// Object is where an object store votes, in the share's place.
+	Object *Object `yaml:"object"`
+	// Witness is a witness service that votes for other installations, too, in the share's place.
+	Witness *WitnessService `yaml:"witness"`
 	// Disk is the small LUN that votes, iscsi://host[:port]/target/lun, with node_and_disk_majority and disk_only.
 	Disk string `yaml:"disk"`
 	// Voters gives single voters other weights than the model does, and tells where they stand.
 	Voters []Voter `yaml:"voters"`
+}
+
+// Object is a bucket of an object store that speaks S3 and puts on condition.
+type Object struct {
+	Endpoint    string `yaml:"endpoint"`    // https://host[:port]
+	Bucket      string `yaml:"bucket"`      // must be there
+	Prefix      string `yaml:"prefix"`      // of every key; one bucket may hold the votes of many installations
+	Region      string `yaml:"region"`      // empty: us-east-1
+	Credentials string `yaml:"credentials"` // file of an access key, as AWS' tools write it, profile [default]
+	CA          string `yaml:"ca"`          // PEM file of who signs the store's certificate; empty: the system's
+}
+
+// WitnessService is where holdfast witness run answers.
+type WitnessService struct {
+	URL string `yaml:"url"` // https://host:port
+	CA  string `yaml:"ca"`  // PEM file of its certificate: witness.pem of its folder
 }
 
 // The models, as quorum.model names them.
@@ -31,23 +54,30 @@ const (
 
 // The voters that are no site's.
 const (
-	VoterShare = "share"
-	VoterDisk  = "disk"
+	VoterShare   = "share"
+	VoterDisk    = "disk"
+	VoterObject  = "object"
+	VoterWitness = "witness"
 )
+
+// voterNames are what no site may be called.
+func voterNames() []domain.SiteID {
+	return []domain.SiteID{VoterShare, VoterDisk, VoterObject, VoterWitness}
+}
 
 // Voter is what the model does not say of a voter. Everything may be left out.
 type Voter struct {
-	ID     string `yaml:"id"`     // a site's, share or disk
+	ID     string `yaml:"id"`     // a site's, share, disk, object or witness
 	Weight *int   `yaml:"weight"` // votes; 0: a member without a vote
-	// Site is where a share or disk stands; empty: at none of the sites.
+	// Site is where a share, disk, object store or witness service stands; empty: at none of the sites.
 	Site domain.SiteID `yaml:"site"`
 	// On names what the voter needs to live: its host, disk array, power feed. Two voters that name the same fall together.
 	On []string `yaml:"on"`
 	// VM is the virtual machine that the voter runs in; empty: it runs on a physical host.
 	VM domain.VMID `yaml:"vm"`
-	// Replicated is how the storage of a share or disk is itself copied elsewhere: none, sync or async; empty: not known.
+	// Replicated is how the storage of a share, disk or object is itself copied elsewhere: none, sync or async; empty: not known.
 	Replicated domain.Mode `yaml:"replicated"`
-	// Clusters are the other installations that count on the same witness, share or disk.
+	// Clusters are the other installations that count on the same witness, share, disk or object store.
 	Clusters []string `yaml:"clusters"`
 }
 
@@ -65,18 +95,72 @@ func (c Config) validateQuorum(v *validator) {
 			witnesses++
 		}
 	}
+	third := q.third()
 	switch {
-	case q.Model != NodeAndShareMajority && q.Share != "":
-		v.bad("quorum.share", q.Model+" has no share", "remove it, or set quorum.model to node_and_share_majority")
-	case q.Model == NodeAndShareMajority && q.Share == "" && witnesses == 0:
-		v.bad("quorum.share", "missing", "name the folder of the share, or list a site with role witness")
-	case q.Model == NodeAndShareMajority && q.Share != "" && witnesses > 0:
-		v.bad("quorum.share", "a share beside a witness site", "keep one of the two: the model has one vote beside the nodes")
+	case q.Model != NodeAndShareMajority && len(third) > 0:
+		v.bad("quorum."+third[0], q.Model+" has no "+third[0], "remove it, or set quorum.model to node_and_share_majority")
+	case q.Model == NodeAndShareMajority && len(third) == 0 && witnesses == 0:
+		v.bad("quorum.share", "missing", "name the folder of the share, or a bucket as quorum.object, or a witness service as quorum.witness, or list a site with role witness")
+	case q.Model == NodeAndShareMajority && len(third) > 1:
+		v.bad("quorum."+third[1], third[1]+" beside "+third[0], "keep one of the two: the model has one vote beside the nodes")
+	case q.Model == NodeAndShareMajority && len(third) > 0 && witnesses > 0:
+		v.bad("quorum."+third[0], third[0]+" beside a witness site", "keep one of the two: the model has one vote beside the nodes")
 	case q.Model == NodeAndShareMajority && witnesses > 1:
 		v.bad("quorum.model", fmt.Sprintf("%d witness sites", witnesses), "keep one witness site, or set quorum.model to node_majority, where each of them has a vote")
 	}
+	if q.ShareLocal && q.Share == "" {
+		v.bad("quorum.share_local", "there is no share", "remove it, or name the folder as quorum.share")
+	}
+	c.validateObject(v)
+	c.validateWitnessService(v)
 	c.validateDisk(v)
 	c.validateVoters(v)
+}
+
+// third names what is configured as the one voter that node_and_share_majority has beside its sites.
+func (q Quorum) third() []string {
+	var out []string
+	if q.Share != "" {
+		out = append(out, VoterShare)
+	}
+	if q.Object != nil {
+		out = append(out, VoterObject)
+	}
+	if q.Witness != nil {
+		out = append(out, VoterWitness)
+	}
+	return out
+}
+
+func (c Config) validateObject(v *validator) {
+	o := c.Quorum.Object
+	if o == nil {
+		return
+	}
+	for f, text := range map[string]string{"endpoint": o.Endpoint, "bucket": o.Bucket, "credentials": o.Credentials} {
+		if text == "" {
+			v.bad("quorum.object."+f, "missing", "say where the bucket is: endpoint https://host:port, bucket, and credentials, a file of the access key")
+		}
+	}
+	if u, err := url.Parse(o.Endpoint); o.Endpoint != "" && (err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.Path != "") {
+		v.bad("quorum.object.endpoint", fmt.Sprintf("%q is no address of a store", o.Endpoint), "write https://host or https://host:port, without the bucket")
+	}
+}
+
+func (c Config) validateWitnessService(v *validator) {
+	w := c.Quorum.Witness
+	if w == nil {
+		return
+	}
+	if u, err := url.Parse(w.URL); err != nil || u.Scheme != "https" || u.Host == "" || u.Path != "" {
+		v.bad("quorum.witness.url", fmt.Sprintf("%q is no address of a witness", w.URL), "write https://host:port")
+	}
+	if w.CA == "" {
+		v.bad("quorum.witness.ca", "missing", "name a copy of witness.pem, from the folder that holdfast witness init made")
+	}
+	if c.Security.Secrets == "" {
+		v.bad("quorum.witness", "this site has no certificate to prove itself with", "make the site's folder with holdfast site init, which sets security.secrets")
+	}
 }
 
 func (c Config) validateDisk(v *validator) {
@@ -122,9 +206,9 @@ func (c Config) validateVoters(v *validator) {
 }
 
 func (c Config) validateVoter(v *validator, f string, w Voter) {
-	passive := w.ID == c.passive()
+	beside := w.ID == c.beside()
 	switch {
-	case w.Site != "" && !passive:
+	case w.Site != "" && !beside:
 		v.bad(f+".site", "a site's own voter stands at its site", "remove it")
 	case w.Site != "" && !slices.ContainsFunc(c.Sites, func(s Site) bool { return s.ID == w.Site }):
 		v.bad(f+".site", fmt.Sprintf("%q is no site", w.Site), "name one of sites, or leave it out where the voter stands at none of them")
@@ -142,13 +226,17 @@ func (c Config) validateVoter(v *validator, f string, w Voter) {
 	}
 }
 
-// passive is the id of the share or disk, empty without one.
-func (c Config) passive() string {
+// beside is the id of the one voter that is no site's: a share, disk, object or witness service; empty without one.
+func (c Config) beside() string {
 	switch {
 	case c.Quorum.hasDisk():
 		return VoterDisk
 	case c.Quorum.Share != "":
 		return VoterShare
+	case c.Quorum.Object != nil:
+		return VoterObject
+	case c.Quorum.Witness != nil:
+		return VoterWitness
 	}
 	return ""
 }
@@ -158,7 +246,7 @@ func (c Config) voterIDs() []string {
 	for _, s := range c.Sites {
 		out = append(out, string(s.ID))
 	}
-	if p := c.passive(); p != "" {
+	if p := c.beside(); p != "" {
 		out = append(out, p)
 	}
 	return out
@@ -172,7 +260,7 @@ func (c Config) modelVotes() map[string]int {
 			out[string(s.ID)] = 1
 		}
 	}
-	if p := c.passive(); p != "" {
+	if p := c.beside(); p != "" {
 		out[p] = 1
 	}
 	return out

@@ -117,7 +117,7 @@ func (c Config) validateSites(v *validator) map[domain.SiteID]bool {
 		f := fmt.Sprintf("sites[%d]", i)
 		v.token(f+".id", string(s.ID))
 		unique(v, ids, f+".id", s.ID)
-		if s.ID == VoterShare || s.ID == VoterDisk {
+		if slices.Contains(voterNames(), s.ID) {
 			v.bad(f+".id", fmt.Sprintf("%q is the name of a voter", s.ID), "give the site another name: both would be taken for one")
 		}
 		oneOf(v, f+".role", s.Role, domain.SiteData, domain.SiteWitness)

@@ -2,6 +2,7 @@ package quorum_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -30,6 +31,8 @@ type cluster struct {
 	voters []quorum.Voter
 	timing core.Timing
 	plan   planner.Input
+	name   string                              // "test" by default
+	show   func(domain.SiteID) tls.Certificate // to a witness service
 	sites  map[domain.SiteID]*site
 	bootID string
 }
@@ -70,6 +73,9 @@ func newCluster(t *testing.T, model core.Model, voters []quorum.Voter, ids ...do
 func startCluster(c *cluster, ids ...domain.SiteID) *cluster {
 	t := c.t
 	t.Helper()
+	if c.name == "" {
+		c.name = "test"
+	}
 	c.timing, c.sites, c.bootID = testTiming(), map[domain.SiteID]*site{}, "boot-1"
 	for i, id := range ids {
 		s := &site{c: c, id: id, index: i + 1, dir: t.TempDir(), addr: "127.0.0.1:0", links: map[domain.SiteID]*link{}}
@@ -130,7 +136,7 @@ func (s *site) config() quorum.Config {
 	if s.id == "w" {
 		role = domain.SiteWitness
 	}
-	return quorum.Config{Cluster: "test", Site: s.id, Role: role, Index: s.index, Rank: s.index - 1,
+	return quorum.Config{Cluster: s.c.name, Site: s.id, Role: role, Index: s.index, Rank: s.index - 1,
 		Dir: filepath.Join(s.dir, "quorum"), MirrorDir: filepath.Join(s.dir, "mirror"),
 		Model: s.c.model, Voters: s.c.voters, Timing: s.c.timing, Plan: s.c.plan}
 }
@@ -143,6 +149,10 @@ func (s *site) start() {
 	mesh := s.dial("quorum")
 	ended := s.ended
 	deps := quorum.Deps{Mesh: mesh, Logger: slog.New(slog.NewTextHandler(testLog{s.c.t}, nil)), BootID: s.c.bootID, Faults: s.faults}
+	if s.c.show != nil {
+		cert := s.c.show(s.id)
+		deps.Certificate = func() (tls.Certificate, error) { return cert, nil }
+	}
 	cfg := s.config()
 	go func() {
 		err := quorum.Run(ctx, cfg, deps)

@@ -1,6 +1,7 @@
 package quorum
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 
@@ -12,14 +13,21 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
 	"github.com/holdfast-dr/holdfast/services/quorum/filevoter"
+	"github.com/holdfast-dr/holdfast/services/quorum/objectvoter"
 	"github.com/holdfast-dr/holdfast/services/quorum/planner"
+	"github.com/holdfast-dr/holdfast/services/quorum/witness"
 )
 
 // Voter is one voter of the cluster.
 type Voter struct {
 	core.Member
-	Site domain.SiteID // whose NATS server it answers at; for a share or disk, the site it lives in
+	Site domain.SiteID // whose NATS server it answers at; for a passive voter, the site it lives in
 	Path string        // share: where this site has it mounted; disk: its iSCSI URL
+	// Local lets a share be a folder on a file system of this machine, which no other machine sees: for trying things out.
+	Local  bool
+	Object objectvoter.Config // object: where it is
+	// Witness is where a witness service answers that is no site of this installation; Site is then where it stands.
+	Witness witness.At
 }
 
 // Config describes one site's quorum service.
@@ -46,14 +54,19 @@ type Deps struct {
 	Logger  *slog.Logger         // nil: no log
 	Metrics *telemetry.Metrics   // nil: none
 	Now     func() clock.Time    // nil: clock.Now
-	BootID  string               // "": the kernel's
-	Faults  func(domain.GroupID, filevoter.Point) error
+	// Certificate is what the service shows to a witness service; nil where the installation has none.
+	Certificate func() (tls.Certificate, error)
+	BootID      string // "": the kernel's
+	Faults      func(domain.GroupID, filevoter.Point) error
 }
+
+// serves reports whether the voter is a witness service, which votes for many installations.
+func (v Voter) serves() bool { return v.Witness.URL != "" }
 
 // own is the active voter this site hosts, false when it hosts none.
 func (c Config) own() (Voter, bool) {
 	for _, v := range c.Voters {
-		if v.Site == c.Site && !v.Kind.Passive() {
+		if v.Site == c.Site && !v.Kind.Passive() && !v.serves() {
 			return v, true
 		}
 	}
@@ -93,6 +106,9 @@ func (c Config) Validate() error {
 		seen[v.ID] = true
 		switch v.Kind {
 		case core.KindNode, core.KindWitness:
+			if v.serves() {
+				continue
+			}
 			if hosts[v.Site] {
 				return fmt.Errorf("quorum voters: site %s: hosts more than one: %w", v.Site, domain.ErrInvalid)
 			}
@@ -101,8 +117,12 @@ func (c Config) Validate() error {
 			if v.Path == "" && c.Role == domain.SiteData {
 				return fmt.Errorf("quorum voters: %s %s: path must be set: %w", v.Kind, v.ID, domain.ErrInvalid)
 			}
+		case core.KindObject:
+			if (v.Object.Endpoint == "" || v.Object.Bucket == "" || v.Object.Credentials == "") && c.Role == domain.SiteData {
+				return fmt.Errorf("quorum voters: %s %s: endpoint, bucket and credentials must be set: %w", v.Kind, v.ID, domain.ErrInvalid)
+			}
 		default:
-			return fmt.Errorf("quorum voters: %s: kind %q: want node, witness, share or disk: %w", v.ID, v.Kind, domain.ErrInvalid)
+			return fmt.Errorf("quorum voters: %s: kind %q: want node, witness, share, disk or object: %w", v.ID, v.Kind, domain.ErrInvalid)
 		}
 	}
 	if _, err := c.config(); err != nil {

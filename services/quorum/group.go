@@ -48,7 +48,7 @@ func (g *group) begin(members []domain.SiteID) {
 	sites := make(map[core.VoterID]domain.SiteID, len(g.s.cfg.Voters))
 	for _, v := range g.s.cfg.Voters {
 		sites[v.ID] = v.Site
-		if v.Kind.Passive() && v.Site == "" {
+		if v.Site == "" {
 			sites[v.ID] = domain.SiteID(v.ID) // a place of its own, as a witness site is: heard, it ends a cold start
 		}
 	}

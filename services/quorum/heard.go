@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
-	"github.com/holdfast-dr/holdfast/services/quorum/filevoter"
 )
 
 // groupNote is what a group's candidate has to know of its last life.
@@ -36,7 +36,7 @@ func (n groupNote) write(path string) error {
 		err = os.MkdirAll(filepath.Dir(path), 0o700)
 	}
 	if err == nil {
-		err = filevoter.WriteDurable(path, raw)
+		err = durable.WriteFile(path, raw, 0o600)
 	}
 	return err
 }

@@ -70,7 +70,7 @@ func (s *service) tellMetrics(m *telemetry.Metrics) {
 			have, total := s.initial.Weights.Count(func(id core.VoterID) bool { return reached[id] })
 			set(telemetry.QuorumReachable, telemetry.Bool(2*have > total))
 			for id, p := range s.peers {
-				if p.conn != nil {
+				if p.conn != nil || p.witness != nil {
 					set(telemetry.BreakerState, float64(p.breaker.State()), string(id))
 				}
 			}

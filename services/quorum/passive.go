@@ -9,11 +9,12 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/initiator"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
 	"github.com/holdfast-dr/holdfast/services/quorum/diskvoter"
+	"github.com/holdfast-dr/holdfast/services/quorum/objectvoter"
 	"github.com/holdfast-dr/holdfast/services/quorum/planner"
 	"github.com/holdfast-dr/holdfast/services/quorum/sharevoter"
 )
 
-// passive is a group's client of a passive voter, a share or a disk. What keeps its record may block for as long as it likes: its
+// passive is a group's client of a passive voter. What keeps its record may block for as long as it likes: its
 // operations run in the background, a few at most, and the core gives an operation up after a round's time.
 type passive struct {
 	g     *group
@@ -35,11 +36,7 @@ const passiveOperations = 4
 
 func newPassive(g *group, v Voter) *passive {
 	p := &passive{g: g, voter: v, p: core.NewPassive(v.ID, g.s.cfg.Timing), slots: make(chan struct{}, passiveOperations)}
-	if v.Kind == core.KindDisk {
-		p.open = func() (records, error) { return g.s.disks[v.ID].Slot(g.s.cfg.Cluster, g.id) }
-	} else {
-		p.open = func() (records, error) { return sharevoter.Open(v.Path, g.s.cfg.Cluster, g.id) }
-	}
+	p.open = func() (records, error) { return g.s.stores[v.ID].open(g.id) }
 	return p
 }
 
@@ -91,30 +88,50 @@ func (sh *passive) background(f func(records, error) func()) {
 	})
 }
 
-// openDisks makes this site's clients of the voting disks. Nothing is connected yet.
-func (s *service) openDisks() {
-	s.disks = map[core.VoterID]*diskvoter.Disk{}
-	wait := s.cfg.Timing.Round
-	for _, v := range s.cfg.Voters {
-		if v.Kind == core.KindDisk && v.Path != "" {
-			s.disks[v.ID] = diskvoter.New(s.ctx, v.Path, filepath.Join(s.cfg.Dir, "lun-"+string(v.ID)), initiator.Options{Timeout: 2 * wait, LoginTimeout: 2 * wait, Silence: wait}, 2*wait)
-		}
-	}
+// store is a passive voter's storage as this site reaches it.
+type store struct {
+	open func(domain.GroupID) (records, error)
+	// conform finds out whether the storage swaps as it must; domain.ErrUnavailable where it cannot be tried.
+	conform func() error
 }
 
-// probePassive finds out once whether the storage of each passive voter swaps as it must. What cannot be reached is not probed.
+// openStores makes this site's clients of the passive voters; a witness site has none. Nothing is connected yet. An error is a
+// configuration that cannot be.
+func (s *service) openStores() error {
+	s.disks, s.stores = map[core.VoterID]*diskvoter.Disk{}, map[core.VoterID]store{}
+	cluster, wait := s.cfg.Cluster, s.cfg.Timing.Round
+	for _, v := range s.cfg.Voters {
+		switch {
+		case v.Kind == core.KindDisk && v.Path != "":
+			d := diskvoter.New(s.ctx, v.Path, filepath.Join(s.cfg.Dir, "lun-"+string(v.ID)), initiator.Options{Timeout: 2 * wait, LoginTimeout: 2 * wait, Silence: wait}, 2*wait)
+			s.disks[v.ID] = d
+			s.stores[v.ID] = store{conform: d.Conform, open: func(id domain.GroupID) (records, error) { return d.Slot(cluster, id) }}
+		case v.Kind == core.KindShare && v.Path != "":
+			share := sharevoter.Share{Dir: v.Path, Local: v.Local}
+			s.stores[v.ID] = store{conform: func() error { return share.Conform(cluster) }, open: func(id domain.GroupID) (records, error) { return share.Open(cluster, id) }}
+		case v.Kind == core.KindObject && v.Object.Endpoint != "":
+			b, err := objectvoter.New(s.ctx, v.Object, 2*wait)
+			if err != nil {
+				return err
+			}
+			s.stores[v.ID] = store{conform: b.Conform, open: func(id domain.GroupID) (records, error) { return b.Object(cluster, id) }}
+		}
+	}
+	return nil
+}
+
+// probePassive finds out whether the storage of each passive voter swaps as it must, of those where that is not known yet. What cannot be
+// reached is tried again with the planner's next look.
 func (s *service) probePassive() {
 	for _, v := range s.cfg.Voters {
-		if !v.Kind.Passive() || v.Path == "" {
+		st, ok := s.stores[v.ID]
+		p := s.peers[v.ID]
+		if !ok || p.conform.Load() != nil || !p.probing.CompareAndSwap(false, true) {
 			continue
 		}
 		s.passiveWork.Go(func() {
-			found, err := planner.ConformanceOK, error(nil)
-			if v.Kind == core.KindDisk {
-				err = s.disks[v.ID].Conform()
-			} else {
-				err = sharevoter.Conform(v.Path, s.cfg.Cluster)
-			}
+			defer p.probing.Store(false)
+			found, err := planner.ConformanceOK, st.conform()
 			switch {
 			case errors.Is(err, domain.ErrUnavailable):
 				s.log.Warn("passive voter not probed", "voter", string(v.ID), "error", err)
@@ -122,7 +139,7 @@ func (s *service) probePassive() {
 			case err != nil:
 				found = err.Error()
 			}
-			s.peers[v.ID].conform.Store(&found)
+			p.conform.Store(&found)
 			s.replan()
 		})
 	}

@@ -2,6 +2,7 @@ package quorum
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,27 +15,36 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
+	"github.com/holdfast-dr/holdfast/services/quorum/witness"
 )
 
 // peer is a voter as this site reaches it. Requests beyond inFlight are dropped: a late renewal is worse than none.
 type peer struct {
 	voter   Voter
-	conn    *bus.Conn // nil for the own voter and for a share
+	conn    *bus.Conn       // nil for the own voter, a passive one and a witness service
+	witness *witness.Client // of a witness service
 	breaker *gobreaker.CircuitBreaker[core.Response]
 	slots   chan struct{}
 	trouble atomic.Pointer[string] // why the last request failed, nil when it did not
 	heard   atomic.Int64           // when it last answered, by the service's clock; 0: never
 	trips   roundTrips
-	conform atomic.Pointer[string] // of a share: what its probe found, nil before
+	conform atomic.Pointer[string] // of a passive voter: what its probe found, nil before
+	probing atomic.Bool
 }
 
-const inFlight = 32
+const (
+	inFlight = 32
+	gathered = 1024
+)
 
 // connectPeers makes a peer of every voter.
 func (s *service) connectPeers() error {
 	s.peers = make(map[core.VoterID]*peer, len(s.cfg.Voters))
 	for _, v := range s.cfg.Voters {
-		p := &peer{voter: v, slots: make(chan struct{}, inFlight)}
+		p := &peer{voter: v, slots: make(chan struct{}, inFlight), witness: s.witnesses[v.ID]}
+		if v.serves() {
+			p.slots = make(chan struct{}, gathered) // many travel in one request
+		}
 		p.breaker = gobreaker.NewCircuitBreaker[core.Response](gobreaker.Settings{
 			Name: string(v.ID),
 			// The breaker rests shorter than a renewal interval, so that it never costs a lease by itself.
@@ -42,7 +52,7 @@ func (s *service) connectPeers() error {
 			ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= 5 },
 			IsSuccessful: func(err error) bool { return !errors.Is(err, domain.ErrUnavailable) },
 		})
-		if !v.Kind.Passive() && v.Site != s.cfg.Site {
+		if !v.Kind.Passive() && !v.serves() && v.Site != s.cfg.Site {
 			conn, err := s.mesh.Conn(v.Site)
 			if err != nil {
 				return fmt.Errorf("voter %s: %w", v.ID, err)
@@ -59,7 +69,7 @@ func (s *service) ask(ctx context.Context, p *peer, b ballot, done func(core.Res
 	select {
 	case p.slots <- struct{}{}:
 	default:
-		ended(core.Response{}, fmt.Errorf("ask voter %s: %w: %d requests wait for it", p.voter.ID, domain.ErrUnavailable, inFlight))
+		ended(core.Response{}, fmt.Errorf("ask voter %s: %w: %d requests wait for it", p.voter.ID, domain.ErrUnavailable, cap(p.slots)))
 		return
 	}
 	s.wg.Go(func() {
@@ -69,7 +79,7 @@ func (s *service) ask(ctx context.Context, p *peer, b ballot, done func(core.Res
 		if p.note(err, s.instant()) {
 			s.replan() // what waited for this voter need not wait on
 		}
-		if err == nil && p.conn != nil && !b.Verb.Durable() {
+		if err == nil && (p.conn != nil || p.witness != nil && b.Verb == core.Probe) && !b.Verb.Durable() {
 			p.trips.note(time.Duration(s.now() - sent))
 		}
 		ended(resp, err)
@@ -82,13 +92,16 @@ func (s *service) ask(ctx context.Context, p *peer, b ballot, done func(core.Res
 }
 
 func (s *service) vote(ctx context.Context, p *peer, b ballot) (core.Response, error) {
-	if p.conn == nil {
+	if p.conn == nil && p.witness == nil {
 		return s.ownVote(b)
 	}
 	// An answer counts for its own round, even after the next has begun.
 	ctx, cancel := context.WithTimeout(ctx, max(s.cfg.Timing.Renew, 2*s.cfg.Timing.Round))
 	defer cancel()
 	return p.breaker.Execute(func() (core.Response, error) {
+		if p.witness != nil {
+			return p.witness.Ask(ctx, witness.Ballot(b))
+		}
 		data, err := json.Marshal(b)
 		if err != nil {
 			return core.Response{}, fmt.Errorf("encode ballot: %w", err)
@@ -117,6 +130,23 @@ func (p *peer) note(err error, at core.Instant) bool {
 	text := err.Error()
 	p.trouble.Store(&text)
 	return false
+}
+
+// openWitnesses makes this site's clients of the witness services. Nothing is connected yet. An error is a configuration that cannot be.
+func (s *service) openWitnesses(show func() (tls.Certificate, error)) error {
+	s.witnesses = map[core.VoterID]*witness.Client{}
+	for _, v := range s.cfg.Voters {
+		if !v.serves() {
+			continue
+		}
+		t := s.cfg.Timing
+		c, err := witness.NewClient(s.ctx, v.Witness, show, max(t.Renew, 2*t.Round), t.Round/10)
+		if err != nil {
+			return err
+		}
+		s.witnesses[v.ID] = c
+	}
+	return nil
 }
 
 // status is the voter as this site sees it.

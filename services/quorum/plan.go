@@ -27,6 +27,7 @@ func (s *service) plan(ctx context.Context) {
 			return
 		case <-s.replanned:
 		case <-timer.C:
+			s.probePassive()
 		}
 		timer.Reset(planEvery)
 		s.reweigh()

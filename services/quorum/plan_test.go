@@ -18,7 +18,7 @@ import (
 func TestTheServiceTellsThePlannersWarningsAndWhatIsKnownOfItsVoters(t *testing.T) {
 	t.Parallel()
 	share := t.TempDir()
-	members := []quorum.Voter{node("a"), node("b"), {Member: core.Member{ID: "share", Kind: core.KindShare}, Site: "b", Path: share}}
+	members := []quorum.Voter{node("a"), node("b"), {Member: core.Member{ID: "share", Kind: core.KindShare}, Site: "b", Path: share, Local: true}}
 	plan := planner.Input{Model: core.NodeAndShareMajority, Timing: testTiming(),
 		Sites:  []planner.Site{{ID: "a", Role: domain.SiteData}, {ID: "b", Role: domain.SiteData}},
 		Groups: []domain.Group{{ID: erp, Home: "a"}}}

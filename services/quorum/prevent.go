@@ -13,8 +13,8 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/audit"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/pkg/event"
-	"github.com/holdfast-dr/holdfast/services/quorum/filevoter"
 )
 
 // preventFile is there while the site may join a quorum only. It holds the request that made it.
@@ -50,7 +50,7 @@ func SetPrevent(dir string, req api.PreventRequest) error {
 	if err != nil {
 		return fmt.Errorf("keep the site from forming a quorum: %w", err)
 	}
-	if err := filevoter.WriteDurable(path, raw); err != nil {
+	if err := durable.WriteFile(path, raw, 0o600); err != nil {
 		return fmt.Errorf("keep the site from forming a quorum: %w", err)
 	}
 	return nil

@@ -7,9 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -23,6 +21,7 @@ import (
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
 	"github.com/holdfast-dr/holdfast/services/quorum/diskvoter"
 	"github.com/holdfast-dr/holdfast/services/quorum/filevoter"
+	"github.com/holdfast-dr/holdfast/services/quorum/witness"
 )
 
 // service is one site's quorum.
@@ -52,6 +51,9 @@ type service struct {
 	// passiveWork is not waited for at the end: a share that hangs would keep the service from ending.
 	passiveWork sync.WaitGroup
 	disks       map[core.VoterID]*diskvoter.Disk
+	// stores are the passive voters that this site can reach.
+	stores    map[core.VoterID]store
+	witnesses map[core.VoterID]*witness.Client // the witness services that other installations count on, too
 }
 
 // Run votes and holds leases until ctx ends, and then returns nil at once, as if killed: nothing is released. It waits for
@@ -81,7 +83,6 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	}
 	s.wg.Go(func() { s.heartbeat(ctx) })
 	s.wg.Go(func() { s.plan(ctx) })
-	s.probePassive()
 	s.log.Info("quorum ready", "model", string(cfg.Model), "voters", len(cfg.Voters))
 	<-ctx.Done()
 	return nil
@@ -111,7 +112,7 @@ func newService(ctx context.Context, cfg Config, deps Deps) (*service, error) {
 	s := &service{cfg: cfg, mesh: deps.Mesh, log: deps.Logger.With("site", string(cfg.Site), "service", api.ServiceQuorum),
 		tracer: deps.Tracer.Tracer("holdfast/quorum"), now: deps.Now, initial: initial, boot: rand.Text(), bootID: deps.BootID, ctx: ctx,
 		groups: map[domain.GroupID]*group{}, meters: newMeters(deps.Metrics), replanned: make(chan struct{}, 1)}
-	other, err := bootedSince(cfg.Dir, cfg.MirrorDir, deps.BootID)
+	other, err := filevoter.ForgetOtherBoots(cfg.Dir, cfg.MirrorDir, deps.BootID, func() error { return forgetHeard(cfg.Dir) })
 	if err != nil {
 		return nil, err
 	}
@@ -128,42 +129,18 @@ func newService(ctx context.Context, cfg Config, deps Deps) (*service, error) {
 			return nil, err
 		}
 	}
-	s.openDisks()
+	if err := s.openStores(); err != nil {
+		return nil, err
+	}
+	if err := s.openWitnesses(deps.Certificate); err != nil {
+		return nil, err
+	}
 	s.events = bus.NewEvents(ctx, deps.Mesh.Local(), api.ServiceQuorum, s.log)
 	return s, s.connectPeers()
 }
 
 // instant is the clock as the core reads it.
 func (s *service) instant() core.Instant { return core.Instant(s.now()) }
-
-// bootedSince reports whether the service last ran in another boot, of this machine or of another one that had its folder,
-// true also when that is not known. Then what a voter keeps in memory here is not of its last life, and what was heard of other
-// sites may be old: both are forgotten first.
-func bootedSince(dir, mirror, bootID string) (bool, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return false, fmt.Errorf("quorum directory: %w", err)
-	}
-	path := filepath.Join(dir, "boot-id")
-	last, err := os.ReadFile(path)
-	if err == nil && strings.TrimSpace(string(last)) == bootID {
-		return false, nil
-	}
-	if mirror != "" {
-		old, _ := filepath.Glob(filepath.Join(mirror, "*")) // the pattern is well-formed
-		for _, f := range old {
-			if err := os.Remove(f); err != nil {
-				return false, fmt.Errorf("forget what a voter of another boot kept in memory: %w", err)
-			}
-		}
-	}
-	if err := forgetHeard(dir); err != nil {
-		return false, err
-	}
-	if err := filevoter.WriteDurable(path, []byte(bootID+"\n")); err != nil {
-		return false, fmt.Errorf("note boot id: %w", err)
-	}
-	return true, nil
-}
 
 // incarnation keeps the nonces of two lives of a candidate apart.
 func incarnation() uint64 {

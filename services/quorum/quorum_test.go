@@ -3,6 +3,7 @@ package quorum_test
 import (
 	"bytes"
 	"errors"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,8 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/quorum"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
+	"github.com/holdfast-dr/holdfast/services/quorum/objecttest"
+	"github.com/holdfast-dr/holdfast/services/quorum/objectvoter"
 )
 
 func TestALeaseIsGrantedRenewedAndTold(t *testing.T) {
@@ -306,7 +309,7 @@ func TestACorruptRecordIsRefusedByName(t *testing.T) {
 func TestTheShareGivesTheSurvivorItsMajority(t *testing.T) {
 	t.Parallel()
 	share := t.TempDir()
-	voters := []quorum.Voter{node("a"), node("b"), {Member: core.Member{ID: "share", Kind: core.KindShare}, Path: share}}
+	voters := []quorum.Voter{node("a"), node("b"), {Member: core.Member{ID: "share", Kind: core.KindShare}, Path: share, Local: true}}
 	c := newCluster(t, core.NodeAndShareMajority, voters, "a", "b")
 	a, b := c.sites["a"], c.sites["b"]
 	l := a.acquire()
@@ -324,6 +327,29 @@ func TestTheShareGivesTheSurvivorItsMajority(t *testing.T) {
 	}
 	if took := at.Sub(last); took > 3*time.Second {
 		t.Errorf("takeover %v after the old deadline", took)
+	}
+}
+
+func TestAnObjectGivesTheSurvivorItsMajority(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(objecttest.New())
+	t.Cleanup(srv.Close)
+	key := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(key, []byte("[default]\naws_access_key_id = k\naws_secret_access_key = s\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	voters := []quorum.Voter{node("a"), node("b"), {Member: core.Member{ID: "object", Kind: core.KindObject}, Object: objectvoter.Config{Endpoint: srv.URL, Bucket: "votes", Credentials: key}}}
+	c := newCluster(t, core.NodeAndShareMajority, voters, "a", "b")
+	a, b := c.sites["a"], c.sites["b"]
+	l := a.acquire()
+	c.await("the object's storage was probed", func() bool {
+		st, err := bus.Call[api.QuorumStatus](t.Context(), b.client.Local(), api.ServiceQuorum, api.VerbStatus, api.Empty{})
+		return err == nil && st.Voters[2].Conformance == "ok" && st.Voters[2].Reachable
+	})
+	a.kill()
+	c.isolate("a", true)
+	if next := b.acquire(); next.Epoch <= l.Epoch {
+		t.Errorf("epoch %s after %s", next.Epoch, l.Epoch)
 	}
 }
 
@@ -358,6 +384,7 @@ func TestConfigNamesTheFieldThatCannotBe(t *testing.T) {
 		"disk v-c":   func(c *quorum.Config) { c.Voters[2].Kind = core.KindDisk },
 		"weight":     func(c *quorum.Config) { c.Voters[2].Weight = new(int); *c.Voters[2].Weight = -1 },
 		"path":       func(c *quorum.Config) { c.Voters[2].Kind = core.KindShare },
+		"endpoint":   func(c *quorum.Config) { c.Voters[2].Kind = core.KindObject },
 		"share":      func(c *quorum.Config) { c.Model = core.NodeAndShareMajority },
 		"renew":      func(c *quorum.Config) { c.Timing.Renew = c.Timing.G },
 	} {

@@ -21,16 +21,17 @@ const (
 // Kind is what a voter is.
 type Kind string
 
-// The kinds of voters. Nodes and witnesses run the quorum service beside their disk; disks and shares are passive.
+// The kinds of voters. Nodes and witnesses run code of ours beside their disk; disks, shares and objects are passive.
 const (
 	KindNode    Kind = "node"    // the quorum service of a data site
 	KindWitness Kind = "witness" // the quorum service of a witness site
 	KindShare   Kind = "share"   // a directory on a share
 	KindDisk    Kind = "disk"    // a small LUN of an iSCSI target
+	KindObject  Kind = "object"  // an object in a bucket
 )
 
 // Passive reports whether a voter of the kind runs no code of its own.
-func (k Kind) Passive() bool { return k == KindShare || k == KindDisk }
+func (k Kind) Passive() bool { return k == KindShare || k == KindDisk || k == KindObject }
 
 // Member is a voter of a model as the configuration names it.
 type Member struct {
@@ -55,7 +56,7 @@ func Arrange(m Model, members []Member) (Config, error) {
 		case !slices.Contains(want, v.Kind):
 			return Config{}, fmt.Errorf("quorum model %s: takes no %s, got %s: %w", m, v.Kind, v.ID, domain.ErrInvalid)
 		case extra != "":
-			return Config{}, fmt.Errorf("quorum model %s: more than one disk, share or witness (%s, %s): %w", m, extra, v.ID, domain.ErrInvalid)
+			return Config{}, fmt.Errorf("quorum model %s: more than one disk, share, object or witness (%s, %s): %w", m, extra, v.ID, domain.ErrInvalid)
 		default:
 			extra = v.ID
 		}
@@ -88,7 +89,7 @@ func extraKinds(m Model) []Kind {
 	case NodeAndDiskMajority, DiskOnly:
 		return []Kind{KindDisk}
 	case NodeAndShareMajority:
-		return []Kind{KindShare, KindWitness}
+		return []Kind{KindShare, KindObject, KindWitness}
 	case NodeMajority:
 	}
 	return nil
@@ -101,11 +102,11 @@ func (c Config) hasVotes(m Model) error {
 	return nil
 }
 
-// Preset is the configuration of a model. extra is the one disk, share or witness service of the models that have one.
+// Preset is the configuration of a model. extra is the one disk, share, object or witness service of the models that have one.
 //
 //	node-majority                  every node 1
 //	node-and-disk-majority         every node 1, the disk 1
-//	node-and-file-share-majority   every node 1, the share (or witness service) 1
+//	node-and-file-share-majority   every node 1, the share (or object, or witness service) 1
 //	disk-only                      the disk 1, every node 0
 func Preset(m Model, nodes []VoterID, extra VoterID) (Config, error) {
 	w := make(Weights, len(nodes)+1)
@@ -115,9 +116,9 @@ func Preset(m Model, nodes []VoterID, extra VoterID) (Config, error) {
 	needExtra := m != NodeMajority
 	switch {
 	case needExtra && extra == "":
-		return Config{}, fmt.Errorf("quorum model %s: needs a disk, share or witness: %w", m, domain.ErrInvalid)
+		return Config{}, fmt.Errorf("quorum model %s: needs a disk, share, object or witness: %w", m, domain.ErrInvalid)
 	case !needExtra && extra != "":
-		return Config{}, fmt.Errorf("quorum model %s: takes no disk, share or witness, got %s: %w", m, extra, domain.ErrInvalid)
+		return Config{}, fmt.Errorf("quorum model %s: takes no disk, share, object or witness, got %s: %w", m, extra, domain.ErrInvalid)
 	}
 	switch m {
 	case NodeMajority:

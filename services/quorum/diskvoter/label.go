@@ -10,10 +10,10 @@ import (
 	"hash/crc32"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/pkg/initiator"
 )
 
@@ -98,27 +98,7 @@ func (d *Disk) same(l labelled) error {
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("read which voting disk it is: %w", err)
 	}
-	return keep(d.pin, id+"\n")
-}
-
-// keep writes a file durably, all of it or nothing.
-func keep(path, text string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".disk-")
-	if err != nil {
-		return fmt.Errorf("keep which voting disk it is: %w", err)
-	}
-	_, err = f.WriteString(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err == nil {
-		var dir *os.File
-		if dir, err = os.Open(filepath.Dir(path)); err == nil {
-			err = errors.Join(dir.Sync(), dir.Close())
-		}
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
+	if err := durable.WriteFile(d.pin, []byte(id+"\n"), 0o600); err != nil {
 		return fmt.Errorf("keep which voting disk it is: %w", err)
 	}
 	return nil

@@ -8,10 +8,10 @@ import (
 	"hash/crc32"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
 )
 
@@ -19,15 +19,16 @@ import (
 var ErrCorrupt = errors.New("vote record is torn or corrupt")
 
 // Point is a place in a durable write at which a test may stop the voter.
-type Point string
+type Point = durable.Step
 
 // The points, in order.
 const (
-	TempWritten Point = "temporary file written"
-	TempSynced  Point = "temporary file synced"
-	Renamed     Point = "renamed"
-	DirSynced   Point = "directory synced"
-	Mirrored    Point = "volatile state mirrored"
+	TempWritten = durable.Written
+	TempSynced  = durable.Synced
+	Renamed     = durable.Renamed
+	DirSynced   = durable.DirSynced
+
+	Mirrored Point = "volatile state mirrored"
 )
 
 // store keeps one group's record and its volatile mirror.
@@ -87,47 +88,7 @@ func (s *store) saveRecord(rec core.Record) error {
 	if err != nil {
 		return err
 	}
-	return writeDurable(s.path, data, s.at)
-}
-
-// WriteDurable replaces a file's content; when it returns nil, neither a crash nor a loss of power takes it back.
-func WriteDurable(path string, data []byte) error {
-	return writeDurable(path, data, func(Point) error { return nil })
-}
-
-// writeDurable calls at on its way; an error there stops it.
-func writeDurable(path string, data []byte, at func(Point) error) error {
-	temp := path + ".new"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = at(TempWritten)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = at(TempSynced)
-	}
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err == nil {
-		err = at(Renamed)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(path))
-	}
-	if err == nil {
-		err = at(DirSynced)
-	}
-	return err
+	return durable.WriteFileAt(s.path, data, 0o600, s.at)
 }
 
 // saveMirror needs no fsync: after a crash of the machine the mirror is not believed anyway.
@@ -187,18 +148,6 @@ func readSealed(path string, into any) error {
 		return err
 	}
 	return unseal(data, into)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if cerr := d.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }
 
 // BootID is the kernel's name for this boot.

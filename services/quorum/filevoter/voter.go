@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
 )
 
@@ -88,7 +89,7 @@ func (v *Voter) vote(cluster string, group domain.GroupID) (*vote, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("vote for group %s: %w", group, err)
 	}
-	if err := syncDir(v.cfg.Dir); err != nil {
+	if err := durable.SyncDir(v.cfg.Dir); err != nil {
 		return nil, fmt.Errorf("vote for group %s: %w", group, err)
 	}
 	n := &vote{store: store{path: filepath.Join(dir, string(group)+".vote"), bootID: v.cfg.BootID}}

@@ -24,7 +24,7 @@ func derivedRules() []Rule {
 		{"Q27", "a host without gate and watchdog", (*check).noGate},
 		{"Q28", "synchronous writes wait for a long round trip", (*check).syncRoundTrip},
 		{"Q29", "a forced quorum is not healed", (*check).forced},
-		{"Q30", "a voting LUN or share is itself replicated", (*check).votesReplicated},
+		{"Q30", "a voting LUN, share or bucket is itself replicated", (*check).votesReplicated},
 		{"Q31", "the weights in force are not those configured", (*check).weightsInForce},
 		{"Q32", "a voter is reached only via a site whose loss it is to arbitrate", (*check).votesVia},
 		{"Q33", "a group's placement leaves it nowhere to go", (*check).nowhereToGo},

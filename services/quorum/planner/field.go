@@ -30,7 +30,7 @@ func fieldRules() []Rule {
 func (c *check) fewNodes() {
 	if n := c.report.Total; c.Model == core.NodeMajority && n < 3 {
 		c.say(Warning, "", "node majority with "+plural(n, "vote"), "the loss of one vote, or of the link between two, stops every group",
-			"add a third vote: a witness site, or a share with node_and_share_majority")
+			"add a third vote: a witness site, or a share or object with node_and_share_majority")
 	}
 }
 
@@ -86,7 +86,7 @@ func (c *check) witnessAmongNodes() {
 		if !c.extra(v) || v.Kind == core.KindDisk {
 			continue
 		}
-		if v.Unsaid && v.Kind == core.KindShare {
+		if v.Unsaid {
 			c.unknown(string(v.ID), fmt.Sprintf("where the %s stands was not said", v.ID), fmt.Sprintf("list {id: %s, site: …} among quorum.voters, without site where it stands at none of the sites", v.ID))
 			continue
 		}

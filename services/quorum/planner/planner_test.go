@@ -83,6 +83,11 @@ func share(v planner.Voter) planner.Input {
 	return passive(core.NodeAndShareMajority, v)
 }
 
+func object(v planner.Voter) planner.Input {
+	v.Kind = core.KindObject
+	return passive(core.NodeAndShareMajority, v)
+}
+
 func disk(m core.Model, v planner.Voter) planner.Input {
 	v.Kind = core.KindDisk
 	return passive(m, v)
@@ -107,6 +112,8 @@ func warnings() []golden {
 		{"q02-even-votes", nodes(2, 2, 2), []string{"Q02 warning", "Q04 note"}},
 		{"q03-primary-smaller", nodes(2, 3), []string{"Q03 warning a", "Q21 warning b"}},
 		{"q04-three-sites", nodes(1, 1, 1), []string{"Q04 note"}},
+		{"object-well", object(none), []string{"Q09 note object"}},
+		{"q05-object-at-primary", object(planner.Voter{Site: "a", Replicated: domain.ModeNone}), []string{"Q05 warning object", "Q20 warning a", "Q21 warning a", "Q09 note object"}},
 		{"q05-share-at-primary", share(planner.Voter{Site: "a", Replicated: domain.ModeNone}), []string{"Q05 warning share", "Q20 warning a", "Q21 warning a", "Q09 note share"}},
 		{"q05-share-at-secondary", share(planner.Voter{Site: "b", Replicated: domain.ModeNone}), []string{"Q05 error share", "Q21 warning b", "Q09 note share"}},
 		{"q05-share-somewhere", share(planner.Voter{Unsaid: true, Replicated: domain.ModeNone}), []string{"Q09 note share", "Q05 not known share"}},

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
 )
 
@@ -36,16 +37,55 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // long as the share does.
 type Chain struct{ dir string }
 
-// Open makes the directory when missing.
-func Open(share, cluster string, group domain.GroupID) (*Chain, error) {
+// Share is a shared folder as this site has it mounted.
+type Share struct {
+	Dir string
+	// Local lets Dir be on a file system of this machine alone: for trying things out on one machine.
+	Local bool
+}
+
+// ErrNotMounted is a folder on a file system of this machine where a share should be: what is written there no other site sees.
+var ErrNotMounted = errors.New("no share is mounted there")
+
+// Open makes a group's folder when missing, but never the share's own: one that is not mounted must not be made on the local disk. The
+// error wraps domain.ErrUnavailable, with ErrNotMounted where a local file system is there in the share's place.
+func (s Share) Open(cluster string, group domain.GroupID) (*Chain, error) {
 	if !domain.ValidToken(cluster) || !domain.ValidToken(string(group)) {
 		return nil, fmt.Errorf("open share voter for cluster %q group %q: not a name: %w", cluster, group, domain.ErrInvalid)
 	}
-	dir := filepath.Join(share, cluster, string(group))
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	dir := filepath.Join(s.Dir, cluster, string(group))
+	if err := s.there(); err != nil {
+		return nil, fmt.Errorf("open share voter %s: %w", dir, err)
+	}
+	if err := s.makeDir(cluster, string(group)); err != nil {
 		return nil, fmt.Errorf("open share voter %s: %w: %w", dir, domain.ErrUnavailable, err)
 	}
 	return &Chain{dir: dir}, nil
+}
+
+// there is nil where the share is mounted. It is looked at before each use: a share may be unmounted under a running service.
+func (s Share) there() error {
+	local, err := onLocalDisk(s.Dir)
+	if err != nil {
+		return fmt.Errorf("%w: %w", domain.ErrUnavailable, err)
+	}
+	if local && !s.Local {
+		return fmt.Errorf("%w: %w: %s is on a file system of this machine alone; mount the share, or set quorum.share_local where this is meant",
+			domain.ErrUnavailable, ErrNotMounted, s.Dir)
+	}
+	return nil
+}
+
+// makeDir makes folders below the share, which must be there.
+func (s Share) makeDir(names ...string) error {
+	dir := s.Dir
+	for _, name := range names {
+		dir = filepath.Join(dir, name)
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Read is the newest version and its record; version 0 and a zero record when nothing was ever written. The error wraps
@@ -111,7 +151,7 @@ func (c *Chain) link(temp string, expect uint64) (core.Swapped, error) {
 		}
 		return core.SwapUnknown, fmt.Errorf("swap share voter %s: %w: %w", target, domain.ErrUnavailable, err)
 	}
-	if err := syncDir(c.dir); err != nil {
+	if err := durable.SyncDir(c.dir); err != nil {
 		return core.SwapUnknown, fmt.Errorf("sync share voter %s: %w: %w", c.dir, domain.ErrUnavailable, err)
 	}
 	versions, err := c.versions()
@@ -196,18 +236,6 @@ func writeSynced(path string, data []byte) error {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if cerr := d.Close(); err == nil {
 		err = cerr
 	}
 	return err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -14,7 +15,7 @@ import (
 
 func open(t *testing.T, share string) *sharevoter.Chain {
 	t.Helper()
-	c, err := sharevoter.Open(share, "test", "erp")
+	c, err := sharevoter.Share{Dir: share, Local: true}.Open("test", "erp")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +25,7 @@ func open(t *testing.T, share string) *sharevoter.Chain {
 func TestAShareIsAPassiveVoter(t *testing.T) {
 	share := t.TempDir()
 	passivetest.Run(t, 1000, func(t *testing.T, cluster string, group domain.GroupID) passivetest.Records {
-		c, err := sharevoter.Open(share, cluster, group)
+		c, err := sharevoter.Share{Dir: share, Local: true}.Open(cluster, group)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +86,7 @@ func TestAShareThatIsGoneIsUnavailable(t *testing.T) {
 
 func TestConformProbesAndLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
-	if err := sharevoter.Conform(dir, "main"); err != nil {
+	if err := (sharevoter.Share{Dir: dir, Local: true}).Conform("main"); err != nil {
 		t.Fatal(err)
 	}
 	left, err := os.ReadDir(filepath.Join(dir, "main"))
@@ -95,7 +96,29 @@ func TestConformProbesAndLeavesNothing(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := sharevoter.Conform(filepath.Join(dir, "file"), "main"); !errors.Is(err, domain.ErrUnavailable) {
+	if err := (sharevoter.Share{Dir: filepath.Join(dir, "file"), Local: true}).Conform("main"); !errors.Is(err, domain.ErrUnavailable) {
 		t.Errorf("a share that is no folder: %v", err)
+	}
+}
+
+// A share that is not mounted leaves its mount point, an empty folder of the local disk, where each site would have a vote of its own.
+func TestAMountPointWithoutItsShareGetsNoVote(t *testing.T) {
+	point := t.TempDir()
+	share := sharevoter.Share{Dir: point}
+	if _, err := share.Open("test", "erp"); !errors.Is(err, sharevoter.ErrNotMounted) || !errors.Is(err, domain.ErrUnavailable) || !strings.Contains(err.Error(), point) {
+		t.Errorf("open: %v", err)
+	}
+	if err := share.Conform("test"); !errors.Is(err, sharevoter.ErrNotMounted) {
+		t.Errorf("probe: %v", err)
+	}
+	if left, err := os.ReadDir(point); err != nil || len(left) != 0 {
+		t.Errorf("it was written to: %v, %v", left, err)
+	}
+	gone := sharevoter.Share{Dir: filepath.Join(point, "never-made"), Local: true}
+	if _, err := gone.Open("test", "erp"); !errors.Is(err, domain.ErrUnavailable) {
+		t.Errorf("a folder that is not there: %v", err)
+	}
+	if _, err := os.Stat(gone.Dir); err == nil {
+		t.Error("the share's folder was made")
 	}
 }

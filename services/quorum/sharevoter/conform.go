@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 )
 
 // ErrNonconforming is a share on which creating a name once does not do what a vote needs.
@@ -17,11 +18,16 @@ var ErrNonconforming = errors.New("share does not create a name once")
 
 // Conform finds out in a folder of its own whether a share does what a chain rests on: a name that is taken is not taken
 // again, keeps its content, and is seen by whoever lists. It tells what a broken file system or a wrong mount does; what
-// another client's cache hides it cannot see. Errors: ErrNonconforming, or domain.ErrUnavailable when it could not be tried.
-func Conform(share, cluster string) (err error) {
-	dir := filepath.Join(share, cluster, ".probe-"+rand.Text())
+// another client's cache hides it cannot see. Errors: ErrNonconforming; domain.ErrUnavailable when it could not be tried, with
+// ErrNotMounted where the share is not there.
+func (s Share) Conform(cluster string) (err error) {
+	share, probe := s.Dir, ".probe-"+rand.Text()
+	dir := filepath.Join(share, cluster, probe)
 	fail := func(err error) error { return fmt.Errorf("probe share %s: %w: %w", share, domain.ErrUnavailable, err) }
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := s.there(); err != nil {
+		return fmt.Errorf("probe share %s: %w", share, err)
+	}
+	if err := s.makeDir(cluster, probe); err != nil {
 		return fail(err)
 	}
 	defer func() {
@@ -43,7 +49,7 @@ func Conform(share, cluster string) (err error) {
 	} else if !errors.Is(err, fs.ErrExist) {
 		return fail(err)
 	}
-	if err := syncDir(dir); err != nil {
+	if err := durable.SyncDir(dir); err != nil {
 		return fmt.Errorf("probe share %s: %w: a folder cannot be made durable: %w", share, ErrNonconforming, err)
 	}
 	got, err := os.ReadFile(name)

@@ -12,14 +12,24 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/initiator"
 	"github.com/holdfast-dr/holdfast/services/quorum"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
+	"github.com/holdfast-dr/holdfast/services/quorum/objectvoter"
 	"github.com/holdfast-dr/holdfast/services/quorum/planner"
+	"github.com/holdfast-dr/holdfast/services/quorum/witness"
 )
 
 func quorumService(cfg config.Config) service {
 	qc := quorumConfig(cfg)
 	return service{api.ServiceQuorum, func(ctx context.Context, d deps) error {
 		qc.MirrorDir = voterMemory(cfg, d.log)
-		return quorum.Run(ctx, qc, quorum.Deps{Mesh: d.mesh, Tracer: d.tracer, Logger: d.log, Metrics: d.metrics})
+		qd := quorum.Deps{Mesh: d.mesh, Tracer: d.tracer, Logger: d.log, Metrics: d.metrics}
+		creds, err := credentials(cfg, api.ServiceQuorum)
+		if err != nil {
+			return err
+		}
+		if creds != nil {
+			qd.Certificate = creds.Certificate
+		}
+		return quorum.Run(ctx, qc, qd)
 	}}
 }
 
@@ -37,9 +47,15 @@ func quorumConfig(cfg config.Config) quorum.Config {
 		vote := quorum.Voter{Member: v.Member, Site: v.Site}
 		switch v.Kind {
 		case core.KindShare:
-			vote.Path = cfg.Quorum.Share
+			vote.Path, vote.Local = cfg.Quorum.Share, cfg.Quorum.ShareLocal
 		case core.KindDisk:
 			vote.Path = cfg.Quorum.Disk
+		case core.KindWitness:
+			if cfg.Quorum.Witness != nil && v.ID == config.VoterWitness {
+				vote.Witness = witness.At(*cfg.Quorum.Witness)
+			}
+		case core.KindObject:
+			vote.Object = objectvoter.Config(*cfg.Quorum.Object)
 		}
 		qc.Voters = append(qc.Voters, vote)
 	}
@@ -62,6 +78,12 @@ func QuorumPlan(cfg config.Config) planner.Input {
 	}
 	if cfg.Quorum.Share != "" {
 		in.Voters = append(in.Voters, voterOf(cfg, config.VoterShare, core.KindShare, ""))
+	}
+	if cfg.Quorum.Object != nil {
+		in.Voters = append(in.Voters, voterOf(cfg, config.VoterObject, core.KindObject, ""))
+	}
+	if cfg.Quorum.Witness != nil {
+		in.Voters = append(in.Voters, voterOf(cfg, config.VoterWitness, core.KindWitness, ""))
 	}
 	if cfg.Quorum.Disk != "" {
 		v := voterOf(cfg, config.VoterDisk, core.KindDisk, "")
@@ -90,14 +112,14 @@ func modelOf(name string) core.Model {
 
 // voterOf is a voter with what quorum.voters says of it.
 func voterOf(cfg config.Config, id string, kind core.Kind, at domain.SiteID) planner.Voter {
-	out := planner.Voter{Member: core.Member{ID: core.VoterID(id), Kind: kind}, Site: at, Unsaid: kind.Passive()}
+	out := planner.Voter{Member: core.Member{ID: core.VoterID(id), Kind: kind}, Site: at, Unsaid: at == ""}
 	i := slices.IndexFunc(cfg.Quorum.Voters, func(v config.Voter) bool { return v.ID == id })
 	if i < 0 {
 		return out
 	}
 	v := cfg.Quorum.Voters[i]
 	out.Unsaid, out.Weight, out.On, out.VM, out.Replicated, out.Clusters = false, v.Weight, v.On, v.VM, v.Replicated, v.Clusters
-	if kind.Passive() {
+	if at == "" {
 		out.Site = v.Site
 	}
 	return out

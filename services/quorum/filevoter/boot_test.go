@@ -1,4 +1,4 @@
-package quorum
+package filevoter
 
 import (
 	"os"
@@ -11,7 +11,7 @@ func TestVoterForgetsItsMemoryWhenItsFolderWasAtAnotherMachine(t *testing.T) {
 	remembered := filepath.Join(here, "main.erp")
 	begin := func(mirror, boot string) bool {
 		t.Helper()
-		other, err := bootedSince(dir, mirror, boot)
+		other, err := ForgetOtherBoots(dir, mirror, boot, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
