@@ -139,7 +139,7 @@ func (v *groupView) ask(ctx context.Context, mesh *bus.Mesh, s domain.SiteID, id
 func (v *groupView) print(cmd *cobra.Command) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
 	g := v.Desired.Group
-	fmt.Fprintf(w, "group\t%s (tier %d)\nhome\t%s\nruns at\t%s since epoch %s\nfailover\t%s, hold-down %s\n", g.ID, g.Tier, g.Home, v.Desired.Site, v.Desired.Epoch, g.Failover, g.HoldDown)
+	fmt.Fprintf(w, "group\t%s (tier %d)\nhome\t%s\nruns at\t%s since epoch %s\nfailover\t%s, hold-down %s\n", g.ID, g.Tier, g.Home, v.Desired.Site, v.Desired.Epoch, policyText(g), g.HoldDown)
 	fmt.Fprintf(w, "policy\tversion %d, revision %d, on target loss %s, RPO target %s\n", v.Desired.Version, v.Desired.Revision, g.OnTargetLoss, g.RPO)
 	if text := placementText(g.Placement); text != "" {
 		fmt.Fprintf(w, "placement\t%s\n", text)

@@ -28,6 +28,8 @@ type groupSettings struct {
 	tier                   int
 	congestion             string
 	loss, failover         string
+	approvers, autoPerDay  int
+	autoWindows            []string
 	revision               uint64
 	reason, by             string
 	settled                bool
@@ -62,7 +64,10 @@ func groupSetCommand(r *remote, site *string) *cobra.Command {
 	f.DurationVar(&o.returnAfter, "return-after", 0, "move to the preferred site by itself once its copy there has been in sync for so long; 0, the default: never")
 	f.StringArrayVar(&o.returnWithin, "return-within", nil, "[DAY[,DAY...]@]HH:MM-HH:MM: a part of the day in which that move may begin; '' for always")
 	f.IntVar(&o.tier, "tier", 0, "1 business critical, 2 important, 3 low")
-	f.StringVar(&o.failover, "failover", "", "auto or manual")
+	f.StringVar(&o.failover, "failover", "", "auto, confirm or manual")
+	f.IntVar(&o.approvers, "approvers", 0, "how many people a group with failover confirm asks, 1 or 2; with another --failover it is taken back")
+	f.StringArrayVar(&o.autoWindows, "auto-window", nil, "[DAY[,DAY...]@]HH:MM-HH:MM: a part of the day in which failover auto needs nobody; '' for always")
+	f.IntVar(&o.autoPerDay, "auto-per-day", 0, "how often in 24 hours failover auto needs nobody; 0: as often as it comes")
 	f.DurationVar(&o.holdDown, "hold-down", 0, "how long a disaster lasts before an automatic failover")
 	f.Uint64Var(&o.revision, "revision", 0, "refuse when the group's desired state at the site that serves it is not at this revision (see group show)")
 	f.StringVar(&o.reason, "reason", "", "why; kept in the audit")
@@ -103,6 +108,9 @@ func (o *groupSettings) request(cmd *cobra.Command, id domain.GroupID) (api.Grou
 	}
 	if changed("tier") {
 		req.Tier = &o.tier
+	}
+	if err := o.decides(changed, &req); err != nil {
+		return req, err
 	}
 	if reflect.DeepEqual(req, api.GroupSetRequest{Group: id, Revision: o.revision, Reason: o.reason, By: o.by}) {
 		return req, fmt.Errorf("group set %s: %w: nothing to change was given: see holdfast group set --help", id, domain.ErrInvalid)

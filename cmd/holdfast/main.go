@@ -34,7 +34,7 @@ func main() {
 func newRoot() *cobra.Command {
 	root := parent(&cobra.Command{Use: "holdfast", Short: "Disaster recovery for VMs on iSCSI storage", SilenceUsage: true, SilenceErrors: true})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", err, domain.ErrInvalid) })
-	root.AddCommand(demoCommand(), siteCommand(), hostCommand(), statusCommand(), explainCommand(), whatIfCommand(), groupCommand(), linkCommand(), checkpointCommand(), quarantineCommand(), verifyCommand(), runCommand(), eventCommand(), volumeCommand(), configCommand(), healthcheckCommand())
+	root.AddCommand(demoCommand(), siteCommand(), hostCommand(), statusCommand(), explainCommand(), whatIfCommand(), groupCommand(), linkCommand(), checkpointCommand(), quarantineCommand(), verifyCommand(), declarationCommand(), runCommand(), eventCommand(), volumeCommand(), configCommand(), healthcheckCommand())
 	root.AddGroup(&cobra.Group{ID: "services", Title: "Services, each as a process of its own:"})
 	root.AddCommand(serviceCommands()...)
 	root.AddCommand(witnessCommand())

@@ -161,7 +161,7 @@ func liveState(ctx context.Context, r *remote) (whatif.State, error) {
 		return whatif.State{}, err
 	}
 	st := whatif.State{Plan: site.QuorumPlan(cfg), Votes: map[domain.GroupID]whatif.Vote{}, Loss: map[domain.GroupID]map[domain.SiteID]api.LossEstimate{},
-		Copies: map[domain.GroupID]map[domain.SiteID]api.GroupStatus{}, Dead: map[domain.HostID]bool{}, Runs: map[domain.GroupID]api.Run{}, Prevented: map[domain.SiteID]bool{}}
+		Copies: map[domain.GroupID]map[domain.SiteID]api.GroupStatus{}, Dead: map[domain.HostID]bool{}, Runs: map[domain.GroupID]api.Run{}, Prevented: map[domain.SiteID]bool{}, At: time.Now()}
 	found, why := false, error(nil)
 	for _, s := range all {
 		if !s.Reachable || s.Quorum == nil {
@@ -252,6 +252,15 @@ func noteDesired(ctx context.Context, mesh *bus.Mesh, st *whatif.State, s domain
 	if first {
 		if st.List, err = bus.Call[api.GroupList](ctx, conn, api.ServiceFailover, api.VerbGroupList, api.Empty{}); err != nil {
 			return err
+		}
+	}
+	declared, err := bus.Call[api.DeclarationList](ctx, conn, api.ServiceFailover, api.VerbDeclarationList, api.Empty{})
+	if err != nil {
+		return err
+	}
+	for _, d := range declared.Declarations {
+		if d.Leader == s {
+			st.Declared = append(st.Declared, d)
 		}
 	}
 	runs, err := bus.Call[api.RunList](ctx, conn, api.ServiceFailover, api.VerbRunList, api.Empty{})

@@ -29,11 +29,12 @@ type threeSites struct {
 	ended chan error // of a site that ended by itself
 }
 
-func startThreeSites(t *testing.T) *threeSites {
+// startThreeSites starts them, with pairs of texts in their files replaced.
+func startThreeSites(t *testing.T, change ...string) *threeSites {
 	t.Helper()
 	s := &threeSites{t: t, files: map[string]string{}, stop: map[string]func(){}, ended: make(chan error, 3)}
 	base := fmt.Sprintf("127.%d.%d", 20+rand.IntN(200), rand.IntN(256)) // a loopback network of its own: no port is anybody else's
-	swap := []string{"hold_down: 30s", "hold_down: 1s", "127.0.0.1:", base + ".1:", "127.0.11.10", base + ".11", "127.0.12.10", base + ".12"}
+	swap := append(change, "hold_down: 30s", "hold_down: 1s", "127.0.0.1:", base+".1:", "127.0.11.10", base+".11", "127.0.12.10", base+".12")
 	for _, id := range []string{"a", "b", "w"} {
 		sample, err := os.ReadFile("../../deploy/examples/site-" + id + ".yaml")
 		if err != nil {

@@ -43,7 +43,7 @@ func Calls(kind string) []Call {
 		}
 	case api.ServiceFailover:
 		return []Call{
-			{api.ServiceQuorum, Own, []string{api.VerbCampaign}},
+			{api.ServiceQuorum, Own, []string{api.VerbCampaign, api.VerbStatus}},
 			{api.ServiceQuorum, Any, []string{api.VerbLease, api.VerbRelease}},
 			{api.ServiceReplicator, Own, []string{api.VerbPromote, api.VerbProtect, api.VerbEstimate}},
 			{api.ServiceReplicator, Any, []string{api.VerbDemote, api.VerbStatus}},
@@ -67,6 +67,7 @@ func Calls(kind string) []Call {
 				api.VerbCheckpointOpen, api.VerbCheckpointClose, api.VerbCheckpointRead}},
 			{api.ServiceReplicator, Any, []string{api.VerbQuarantineRead, api.VerbQuarantineDiscard, api.VerbVolumeDiscard, api.VerbVerify, api.VerbWrites, api.VerbSurvey}},
 			{api.ServiceFailover, Any, []string{api.VerbRunStart, api.VerbRunList, api.VerbRunShow, api.VerbGroupList, api.VerbGroupSet, api.VerbDrain, api.VerbUndrain, api.VerbStatus}},
+			{api.ServiceFailover, Any, []string{api.VerbDeclarationList, api.VerbDeclarationShow, api.VerbDeclarationOpen, api.VerbDeclarationApprove, api.VerbDeclarationWithdraw}},
 			{api.ServiceDNS, Any, []string{api.VerbLookup, api.VerbRecords}},
 			{kindHost, Any, []string{api.VerbStatus}},
 		}
@@ -85,7 +86,7 @@ func MayCall(caller Principal, at domain.SiteID, service, verb string) bool {
 // ReadsOnly reports whether a verb changes nothing, so that hearing it twice does no harm.
 func ReadsOnly(verb string) bool {
 	return slices.Contains([]string{api.VerbLease, api.VerbStatus, api.VerbView, api.VerbEvidence, api.VerbEstimate, api.VerbQuarantine, api.VerbQuarantineRead, api.VerbVerifyHash, api.VerbVerifyExact, api.VerbCheckpointList, api.VerbCheckpointRead, api.VerbRunList, api.VerbRunShow,
-		api.VerbGroupList, api.VerbLookup, api.VerbRecords, api.VerbWrites}, verb)
+		api.VerbDeclarationList, api.VerbDeclarationShow, api.VerbGroupList, api.VerbLookup, api.VerbRecords, api.VerbWrites}, verb)
 }
 
 // MaySend reports whether caller may send a request to a subject: a call to where a verb is answered, a vote.

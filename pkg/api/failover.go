@@ -114,6 +114,8 @@ type Run struct {
 	Checkpoints map[domain.GroupID]domain.LSN `json:"checkpoints,omitempty"`
 	// Above demands an epoch higher than this one for a group that is brought up again within its own site.
 	Above map[domain.GroupID]domain.Epoch `json:"above,omitempty"`
+	// Declaration is what a failover was begun from.
+	Declaration domain.DeclarationID `json:"declaration,omitempty"`
 	// ClaimedBy is who the caller says it is, where By is what it proved to be.
 	ClaimedBy string `json:"claimed_by,omitempty"`
 	// Host is the machine that the run was asked for on, as the caller says.
@@ -163,6 +165,8 @@ type GroupSetRequest struct {
 	HoldDown      *time.Duration        `json:"hold_down,omitempty"`
 	OnTargetLoss  domain.OnTargetLoss   `json:"on_target_loss,omitempty"`
 	Failover      domain.FailoverPolicy `json:"failover,omitempty"`
+	Approvers     *int                  `json:"approvers,omitempty"`
+	Automatic     *domain.Automatic     `json:"automatic,omitempty"`
 	Congestion    domain.Congestion     `json:"congestion,omitempty"`
 	// Preferred, Pinned, Forbidden and Return replace those of the group's placement; an empty value takes one away. Refused when the
 	// site that serves the group could not serve it any more.

@@ -80,7 +80,17 @@ type Assessment struct {
 	Parts []string `json:"parts,omitempty"`
 	// Maintained are the windows open for the site or parts of it, as site:b, host:a/a-h1: they raise no incident meanwhile.
 	Maintained []string `json:"maintained,omitempty"`
+	// Disaster is how far the loss of the whole site is established: DisasterSuspected, DisasterConfirmed, DisasterAnswering;
+	// empty: it is not lost.
+	Disaster string `json:"disaster,omitempty"`
 }
+
+// How far the loss of a site is established.
+const (
+	DisasterSuspected = "suspected" // by one observer
+	DisasterConfirmed = "confirmed" // by two or more, on two paths
+	DisasterAnswering = "answering" // it was confirmed, and the site answers again, not yet for long enough to be over
+)
 
 // HealthStatus is the reply of the health service's status verb.
 type HealthStatus struct {

@@ -28,7 +28,7 @@ type Entry struct {
 	Claimed string `json:"claimed,omitempty"`
 	// From is where the caller says it is: the name of its machine.
 	From string          `json:"from,omitempty"`
-	Run  domain.RunID    `json:"run"`
+	Run  domain.RunID    `json:"run"` // or the id of a declaration
 	Data json.RawMessage `json:"data,omitempty"`
 	When time.Time       `json:"when"`
 	Prev string          `json:"prev"` // Hash of the entry before; empty for the first

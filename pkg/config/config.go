@@ -3,6 +3,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -31,12 +32,29 @@ type Config struct {
 	DNS     DNS     `yaml:"dns"`
 	Groups  []Group `yaml:"groups"` // seeds: written to desired state where it is empty
 	// Support names the VMs that others need to be of use: directory, DNS, remote desktop. Plans should bring them up first.
-	Support  []domain.VMID `yaml:"support"`
-	Plans    []Plan        `yaml:"plans"`
-	Tracing  Tracing       `yaml:"tracing"`
-	Metrics  Metrics       `yaml:"metrics"`
-	Security Security      `yaml:"security"`
-	Log      Log           `yaml:"log"`
+	Support []domain.VMID `yaml:"support"`
+	Plans   []Plan        `yaml:"plans"`
+	// Declarations says how the loss of a site is decided on, where groups do not say it themselves.
+	Declarations Declarations `yaml:"declarations"`
+	Tracing      Tracing      `yaml:"tracing"`
+	Metrics      Metrics      `yaml:"metrics"`
+	Security     Security     `yaml:"security"`
+	Log          Log          `yaml:"log"`
+}
+
+// Declarations says how the loss of a site is decided on.
+type Declarations struct {
+	ApprovalLasts Duration      `yaml:"approval_lasts"` // how long a person's approval counts: 1h
+	Tiers         []TierDefault `yaml:"tiers"`          // what groups of a tier do that do not say it themselves
+}
+
+// TierDefault is the failover policy of the groups of a tier that have none of their own.
+type TierDefault struct {
+	Tier      int                   `yaml:"tier"`
+	Failover  domain.FailoverPolicy `yaml:"failover"`
+	Approvers int                   `yaml:"approvers"` // of confirm: 1 or 2
+	HoldDown  Duration              `yaml:"hold_down"`
+	Automatic domain.Automatic      `yaml:"automatic"` // bounds of auto
 }
 
 // NATS is this site's own server.
@@ -165,6 +183,8 @@ type Group struct {
 	Durability   domain.Durability     `yaml:"durability"`
 	OnTargetLoss domain.OnTargetLoss   `yaml:"on_target_loss"`
 	Failover     domain.FailoverPolicy `yaml:"failover"`
+	Approvers    int                   `yaml:"approvers"` // of failover confirm: 1 (by default) or 2
+	Automatic    domain.Automatic      `yaml:"automatic"` // when, and how often a day, failover auto needs nobody
 	HoldDown     Duration              `yaml:"hold_down"`
 	RPO          Duration              `yaml:"rpo"`
 	RTO          Duration              `yaml:"rto"`        // target; what else takes time is held against it by holdfast quorum check
@@ -271,13 +291,28 @@ func Default() Config {
 		Relay:   Relay{ConnectionsPerPeer: 128},
 		DNS:     DNS{TTL: Duration(5 * time.Second)},
 		Log:     Log{Level: "info"},
+
+		Declarations: Declarations{ApprovalLasts: Duration(time.Hour)},
 	}
 }
 
 // withGroupDefaults fills what a group leaves out.
-func withGroupDefaults(g Group) Group {
+func withGroupDefaults(g Group, d Declarations) Group {
 	if g.Tier == 0 {
 		g.Tier = 2
+	}
+	if i := slices.IndexFunc(d.Tiers, func(t TierDefault) bool { return t.Tier == g.Tier }); i >= 0 && g.Failover == "" {
+		t := d.Tiers[i]
+		g.Failover = t.Failover
+		if g.Approvers == 0 {
+			g.Approvers = t.Approvers
+		}
+		if g.HoldDown == 0 {
+			g.HoldDown = t.HoldDown
+		}
+		if len(g.Automatic.Windows) == 0 && g.Automatic.PerDay == 0 {
+			g.Automatic = t.Automatic
+		}
 	}
 	if g.Durability == "" {
 		g.Durability = domain.DurabilityStrict
@@ -298,7 +333,7 @@ func withGroupDefaults(g Group) Group {
 // Domain is the group as the domain has it.
 func (g Group) Domain() domain.Group {
 	out := domain.Group{ID: g.ID, Tier: g.Tier, Home: g.Home, Targets: g.Targets, Durability: g.Durability,
-		OnTargetLoss: g.OnTargetLoss, Failover: g.Failover, HoldDown: time.Duration(g.HoldDown), RPO: time.Duration(g.RPO), Congestion: g.Congestion, Placement: g.Placement.domain(), VMs: g.VMs,
+		OnTargetLoss: g.OnTargetLoss, Failover: g.Failover, Approvers: g.Approvers, Automatic: g.Automatic, HoldDown: time.Duration(g.HoldDown), RPO: time.Duration(g.RPO), Congestion: g.Congestion, Placement: g.Placement.domain(), VMs: g.VMs,
 		Checkpoints: g.Checkpoints.domain()}
 	for _, v := range g.Volumes {
 		out.Volumes = append(out.Volumes, domain.Volume{ID: v.ID, SizeBytes: int64(v.Size)})

@@ -34,7 +34,7 @@ func (c Config) CheckGroup(g domain.Group) error {
 // groupOf is a group as it would stand in the file.
 func groupOf(g domain.Group) Group {
 	out := Group{ID: g.ID, Tier: g.Tier, Home: g.Home, Targets: g.Targets, Durability: g.Durability, OnTargetLoss: g.OnTargetLoss,
-		Failover: g.Failover, HoldDown: Duration(g.HoldDown), RPO: Duration(g.RPO), Congestion: g.Congestion, Placement: placementOf(g.Placement), VMs: g.VMs,
+		Failover: g.Failover, Approvers: g.Approvers, Automatic: g.Automatic, HoldDown: Duration(g.HoldDown), RPO: Duration(g.RPO), Congestion: g.Congestion, Placement: placementOf(g.Placement), VMs: g.VMs,
 		Checkpoints: checkpointsOf(g.Checkpoints.WithDefaults())} // desired state of an older version has none
 	for _, vol := range g.Served() {
 		out.Volumes = append(out.Volumes, Volume{ID: vol.ID, Size: Size(vol.SizeBytes)})

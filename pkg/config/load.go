@@ -122,7 +122,7 @@ func Parse(name string, data []byte) (Config, error) {
 	}
 	if len(c.problems) == 0 {
 		for i := range cfg.Groups {
-			cfg.Groups[i] = withGroupDefaults(cfg.Groups[i])
+			cfg.Groups[i] = withGroupDefaults(cfg.Groups[i], cfg.Declarations)
 		}
 		for _, p := range cfg.Validate() {
 			p.File, p.Line = name, c.lineOf(p.Field)

@@ -20,6 +20,7 @@ func validateTransport(v *validator, f string, t domain.Transport) {
 	}
 }
 
+// validateWindow tells what is wrong with a part of the day.
 func validateWindow(v *validator, f string, w domain.Window) {
 	validateClock(v, f+".from", w.From)
 	validateClock(v, f+".to", w.To)

@@ -103,6 +103,7 @@ func (c Config) Validate() []Problem {
 	c.validateLinks(v, data)
 	c.validateVia(v)
 	c.validateRelay(v)
+	c.Declarations.validate(v)
 	groups := c.validateGroups(v, data)
 	c.validatePlans(v, groups)
 	c.validateRelations(v)
@@ -320,7 +321,7 @@ func (c Config) validateGroups(v *validator, data map[domain.SiteID]bool) map[do
 		if g.Congestion != "" {
 			oneOf(v, f+".congestion", g.Congestion, domain.CongestionOverflow, domain.CongestionThrottle)
 		}
-		oneOf(v, f+".failover", g.Failover, domain.FailoverAuto, domain.FailoverManual)
+		validateFailover(v, f, g.Failover, g.Approvers, g.Automatic)
 		g.validatePlacement(v, f+".placement")
 		g.Checkpoints.validate(v, f+".checkpoints")
 		g.validateAppEvery(v, f+".checkpoints.app_every")
@@ -330,6 +331,46 @@ func (c Config) validateGroups(v *validator, data map[domain.SiteID]bool) map[do
 		}
 	}
 	return groups
+}
+
+// validateFailover tells what is wrong with who decides that groups are taken over.
+func validateFailover(v *validator, f string, policy domain.FailoverPolicy, approvers int, a domain.Automatic) {
+	oneOf(v, f+".failover", policy, domain.FailoverAuto, domain.FailoverConfirm, domain.FailoverManual)
+	if approvers < 0 || approvers > domain.MaxApprovers {
+		v.bad(f+".approvers", fmt.Sprintf("%d is out of range", approvers), fmt.Sprintf("ask 1 to %d people", domain.MaxApprovers))
+	}
+	if approvers > 0 && policy != domain.FailoverConfirm {
+		v.bad(f+".approvers", fmt.Sprintf("is set, and failover is %q", string(policy)), "write failover: confirm, or leave it out")
+	}
+	if bounded := len(a.Windows) > 0 || a.PerDay != 0; bounded && policy != domain.FailoverAuto {
+		v.bad(f+".automatic", fmt.Sprintf("is set, and failover is %q", string(policy)), "write failover: auto, or leave it out")
+	}
+	if a.PerDay < 0 || a.PerDay > 1000 {
+		v.bad(f+".automatic.per_day", fmt.Sprintf("%d is out of range", a.PerDay), "give 1 to 1000, or leave it out for no limit")
+	}
+	for i, w := range a.Windows {
+		validateWindow(v, fmt.Sprintf("%s.automatic.windows[%d]", f, i), w)
+	}
+}
+
+// validate tells what is wrong with how losses of sites are decided on.
+func (d Declarations) validate(v *validator) {
+	if d.ApprovalLasts < Duration(time.Minute) || d.ApprovalLasts > Duration(24*time.Hour) {
+		v.bad("declarations.approval_lasts", time.Duration(d.ApprovalLasts).String()+" is out of range", "let an approval count for 1m to 24h")
+	}
+	for i, t := range d.Tiers {
+		f := fmt.Sprintf("declarations.tiers[%d]", i)
+		if t.Tier < 1 {
+			v.bad(f+".tier", fmt.Sprintf("%d is no tier", t.Tier), "give 1 for what comes back first, or a higher number")
+		}
+		if slices.ContainsFunc(d.Tiers[:i], func(o TierDefault) bool { return o.Tier == t.Tier }) {
+			v.bad(f+".tier", fmt.Sprintf("%d stands twice", t.Tier), "name each tier once")
+		}
+		if t.HoldDown < 0 {
+			v.bad(f+".hold_down", time.Duration(t.HoldDown).String()+" is negative", "give how long a loss lasts before anything is done or asked")
+		}
+		validateFailover(v, f, t.Failover, t.Approvers, t.Automatic)
+	}
 }
 
 // validate wants what a target can keep up with, and list.

@@ -77,9 +77,26 @@ type FailoverPolicy string
 const (
 	// FailoverAuto fails over by itself after the hold-down.
 	FailoverAuto FailoverPolicy = "auto"
-	// FailoverManual waits for a person to declare.
+	// FailoverConfirm asks people after the hold-down, and fails over once as many as Approvers says approve.
+	FailoverConfirm FailoverPolicy = "confirm"
+	// FailoverManual waits for a person to declare, and asks nobody.
 	FailoverManual FailoverPolicy = "manual"
 )
+
+// MaxApprovers is how many people a group can be made to ask for.
+const MaxApprovers = 2
+
+// Automatic bounds what FailoverAuto does without a person. Outside of the bounds one person's approval is asked for. The zero
+// value bounds nothing.
+type Automatic struct {
+	Windows []Window `json:"windows,omitempty" yaml:"windows"` // when it may; none: always
+	PerDay  int      `json:"per_day,omitempty" yaml:"per_day"` // in 24 hours, at one site, at most; 0: as often as it comes
+}
+
+// Allowed reports whether a time is in one of the windows, in that time's zone.
+func (a Automatic) Allowed(at time.Time) bool {
+	return len(a.Windows) == 0 || slices.ContainsFunc(a.Windows, func(w Window) bool { return w.Has(at) })
+}
 
 // Group is a protection group: the volumes and VMs that fail over together and share one write order.
 // It is desired state: changed by compare-and-swap, versioned by its KV revision.
@@ -91,6 +108,8 @@ type Group struct {
 	Durability   Durability     `json:"durability" yaml:"durability"`
 	OnTargetLoss OnTargetLoss   `json:"on_target_loss" yaml:"on_target_loss"`
 	Failover     FailoverPolicy `json:"failover" yaml:"failover"`
+	Approvers    int            `json:"approvers,omitempty" yaml:"approvers"` // of FailoverConfirm: 1 or 2; 0 is 1
+	Automatic    Automatic      `json:"automatic,omitzero" yaml:"automatic"`  // bounds of FailoverAuto
 	HoldDown     time.Duration  `json:"hold_down" yaml:"hold_down"`
 	RPO          time.Duration  `json:"rpo" yaml:"rpo"`                         // target, 0 for sync
 	Checkpoints  Checkpoints    `json:"checkpoints" yaml:"checkpoints"`         // that each target keeps of its past

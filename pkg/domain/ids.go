@@ -28,6 +28,9 @@ type PlanID string
 // RunID names one run of a plan: a ULID.
 type RunID string
 
+// DeclarationID names one declaration of a disaster: a ULID.
+type DeclarationID string
+
 var hostLabel = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
 
 var token = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)

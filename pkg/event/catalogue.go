@@ -1,6 +1,10 @@
 package event
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+)
 
 // Definition is one kind of event.
 type Definition struct {
@@ -47,7 +51,7 @@ func def[T any, P interface {
 func Catalogue() []Definition {
 	var all []Definition
 	for _, part := range [][]Definition{
-		disasters(), incidents(), groups(), votes(), prevented(), runs(), machines(), names(), desired(), objects(),
+		disasters(), declarations(), incidents(), groups(), votes(), prevented(), runs(), machines(), names(), desired(), objects(),
 	} {
 		all = append(all, part...)
 	}
@@ -62,6 +66,20 @@ func disasters() []Definition {
 			says{"over", "A site that was lost is seen again."}),
 		def("failover", "disaster", exampleDeclared,
 			says{"declared", "A policy after its hold-down, or a person, decided that a site is lost; a failover run begins."})...)
+}
+
+func declarations() []Definition {
+	return def("failover", "declaration", exampleDeclaration,
+		says{api.DeclarationSuspected, "A site that has groups this one would take over is missed, or its loss is not confirmed any more."},
+		says{api.DeclarationConfirmed, "The loss is confirmed; of a group with failover manual: it waits for a person, and nobody is asked."},
+		says{api.DeclarationHeldDown, "The hold-down of groups began."},
+		says{api.DeclarationAwaiting, "People are asked to approve that groups are taken over."},
+		says{api.DeclarationOpened, "A person said that a site is lost."},
+		says{api.DeclarationApproved, "A person approved that groups are taken over."},
+		says{api.DeclarationExpired, "Approvals count no more: they are too old, were for another epoch, or for an attempt that failed."},
+		says{api.DeclarationDeclared, "Groups are to be taken over: enough was approved, or their policy asks nobody. disaster.declared follows with each run."},
+		says{api.DeclarationWithdrawn, "Groups are not taken over: the site is seen again, it is another site's to decide, or a person withdrew it."},
+		says{api.DeclarationOver, "Groups are served elsewhere, and their run ended."})
 }
 
 func incidents() []Definition {

@@ -122,6 +122,24 @@ func exampleDeclared(string) DisasterDeclared {
 		Estimate: map[domain.GroupID]api.LossEstimate{"erp": exampleLoss()}, Run: exampleRunID}
 }
 
+func exampleDeclaration(fact string) DeclarationChanged {
+	d := DeclarationChanged{Fact: fact, ID: "01JD8Q4ZK3W9V6X2T5N7B1C4HE-a", Site: "a", Leader: "b", State: fact, Groups: []domain.GroupID{"erp"}, By: "policy",
+		Why: "site a is lost: its services' heartbeats ended at b, w, and its server answers no request of b, w"}
+	switch fact {
+	case api.DeclarationAwaiting:
+		d.Why = "its policy asks two people (failover: confirm, approvers: 2)"
+	case api.DeclarationOpened, api.DeclarationApproved:
+		d.State, d.By, d.ClaimedBy, d.Why = api.DeclarationAwaiting, "b.operator", "ann", "the fire brigade says so"
+	case api.DeclarationExpired:
+		d.State, d.Why = api.DeclarationAwaiting, "the word of b.operator counts for 1h0m0s"
+	case api.DeclarationWithdrawn:
+		d.Why = "site a is seen again"
+	case api.DeclarationOver:
+		d.Why = "run " + exampleRunID + " is done"
+	}
+	return d
+}
+
 func exampleLease(fact string) LeaseChanged {
 	l := LeaseChanged{Fact: fact, Group: "erp", Site: "b", Epoch: exampleEpoch()}
 	switch fact {

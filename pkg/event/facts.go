@@ -114,6 +114,26 @@ func (DisasterDeclared) Key() (string, string) { return "disaster", "declared" }
 // Of implements Fact.
 func (f DisasterDeclared) Of() string { return string(f.Site) }
 
+// DeclarationChanged follows a declaration: one fact for each act of it. Its state is that after the newest act; groups of one
+// declaration may be in different states.
+type DeclarationChanged struct {
+	Fact      string               `json:"fact"`                 // last word of the event's type
+	ID        domain.DeclarationID `json:"id"`                   // of the declaration
+	Site      domain.SiteID        `json:"site"`                 // the lost one
+	Leader    domain.SiteID        `json:"leader"`               // the site that decides, and where the groups would run
+	State     string               `json:"state"`                // of the declaration
+	Groups    []domain.GroupID     `json:"groups"`               // which this is about
+	By        string               `json:"by"`                   // "policy", or the person
+	ClaimedBy string               `json:"claimed_by,omitempty"` // who the person says it is, where By is what was proved
+	Why       string               `json:"why"`                  // in words
+}
+
+// Key implements Fact.
+func (f DeclarationChanged) Key() (string, string) { return "declaration", f.Fact }
+
+// Of implements Fact.
+func (f DeclarationChanged) Of() string { return string(f.ID) }
+
 // LeaseChanged follows a group's lease at one site: "epoch_granted", "lease_lost", "lease_released".
 type LeaseChanged struct {
 	Fact   string          `json:"fact"` // last word of the event's type

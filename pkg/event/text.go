@@ -22,6 +22,8 @@ func Text(e Event, f Fact) string {
 		parts = []string{"loss of site", string(f.Assessment.Site), words(f.Fact) + ",", "seen by", join(f.Assessment.Seen), bracket(f.Assessment.Text)}
 	case *DisasterDeclared:
 		parts = []string{"disaster at site", string(f.Site), "declared by", f.By, "for", join(f.Groups) + ":", f.Reason}
+	case *DeclarationChanged:
+		parts = []string{"declaration", string(f.ID) + ":", "loss of site", string(f.Site) + ",", words(f.Fact) + ",", join(f.Groups), "at site", string(f.Leader), "by", f.By, bracket(f.Why)}
 	case *LeaseChanged:
 		parts = []string{"group", string(f.Group) + ":", words(f.Fact), "epoch", f.Epoch.String(), "at site", string(f.Site), bracket(f.Reason)}
 	case *PhaseChanged:
@@ -142,6 +144,8 @@ func join[T ~string](items []T) string {
 func Groups(f Fact) []domain.GroupID {
 	switch f := f.(type) {
 	case *DisasterDeclared:
+		return f.Groups
+	case *DeclarationChanged:
 		return f.Groups
 	case *LeaseChanged:
 		return []domain.GroupID{f.Group}

@@ -100,6 +100,7 @@ const (
 	RunLastRTO      = "holdfast_run_last_rto_seconds"
 	SiteDrained     = "holdfast_site_drained"
 	DrainGroups     = "holdfast_drain_groups"
+	Declarations    = "holdfast_declarations"
 
 	DNSChanges  = "holdfast_dns_changes_total"
 	DNSDuration = "holdfast_dns_change_duration_seconds"
@@ -228,6 +229,8 @@ func runMetrics() []Metric {
 		{Name: DrainGroups, Kind: KindGauge, Service: "failover", Labels: []string{"state"}, Help: "Groups of the site's drain: pending, running, done (moved), failed, and stays (never to be moved). None while it is not drained."},
 		{Name: RunLastRTO, Kind: KindGauge, Service: "failover", Labels: []string{"kind"},
 			Help: "Recovery time of the last run of a kind that succeeded here: of a failover from the first missed heartbeat, of others from the start."},
+		{Name: Declarations, Kind: KindGauge, Service: "failover", Labels: []string{"lost", "state"},
+			Help: "Groups in declarations led here that have not ended, by lost site and state (suspected, confirmed, held_down, awaiting_approval, declared)."},
 		{Name: DNSChanges, Kind: KindCounter, Service: "dns", Labels: []string{"result"}, Help: "Changes of names asked for, by result (changed, unchanged, refused, failed)."},
 		{Name: DNSDuration, Kind: KindHistogram, Service: "dns", Buckets: []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10},
 			Help: "Time until a change of a name was read back from its authority."},

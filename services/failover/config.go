@@ -30,7 +30,9 @@ type Config struct {
 	DNSTTL uint32
 	// CheckGroup refuses a group that cannot be, before a person's change of it is written; nil refuses none.
 	CheckGroup func(domain.Group) error
-	Timings    Timings
+	// ApprovalLasts is how long a person's approval of a declaration counts. 0 means an hour.
+	ApprovalLasts time.Duration
+	Timings       Timings
 }
 
 // Timings are the service's waits. A zero field means its default.

@@ -65,6 +65,9 @@ func (s *fakeSite) quorum() map[string]bus.Endpoint {
 			s.w.effect("acquire %s at %s above %s", r.Group, s.id, l.epoch-256)
 			return s.leaseOf(r.Group), nil
 		}),
+		api.VerbStatus: bus.Answer(func(context.Context, api.Empty) (api.QuorumStatus, error) {
+			return api.QuorumStatus{Site: s.id, Voters: []api.VoterStatus{{ID: "a", Site: "a", Kind: "node", Weight: 1}, {ID: "b", Site: "b", Kind: "node", Weight: 1, Reachable: true}}}, nil
+		}),
 		api.VerbRelease: bus.Answer(func(_ context.Context, r api.ReleaseRequest) (api.Empty, error) {
 			s.w.mu.Lock()
 			defer s.w.mu.Unlock()
@@ -197,7 +200,9 @@ func (s *fakeSite) health() map[string]bus.Endpoint {
 		s.told++
 		st := api.HealthStatus{Site: s.id}
 		for o, lost := range s.disaster {
-			if lost {
+			if !lost {
+				st.View.Observations = append(st.View.Observations, api.Observation{Kind: "site", ID: string(o), Site: o, State: api.StateAlive})
+			} else {
 				st.Assessments = append(st.Assessments, api.Assessment{Site: o, Class: api.ClassDisaster, Text: "site " + string(o) + " is lost"})
 			}
 		}

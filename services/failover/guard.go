@@ -2,12 +2,15 @@ package failover
 
 import (
 	"context"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 )
+
+func scale(ns int64, f float64) time.Duration { return time.Duration(float64(ns) * f) }
 
 // guard stops the VMs of groups whose lease this site does not hold (any more). The hosts' agents do so by themselves, by
 // their sub-leases; this only makes it sooner, and finds what an agent should not be running.

@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
+	"github.com/holdfast-dr/holdfast/services/failover/declaration"
 	"github.com/holdfast-dr/holdfast/services/failover/plan"
 	"github.com/holdfast-dr/holdfast/services/failover/run"
 )
@@ -36,9 +37,10 @@ type order struct {
 	checkpoints map[domain.GroupID]domain.LSN
 	above       map[domain.GroupID]domain.Epoch
 	outage      outage // what a failover answers
+	declaration domain.DeclarationID
 }
 
-const byPolicy = "policy"
+const byPolicy = declaration.ByPolicy
 
 // launch makes a run durable and begins to carry it out, as a child of ctx's trace. Errors: domain.ErrRefused when a group is
 // in another run, domain.ErrInvalid for a plan that cannot be, domain.ErrUnavailable.
@@ -110,7 +112,7 @@ func (s *service) build(o order, list api.GroupList) (api.Run, error) {
 	}
 	steps, err := plan.Build(plan.Input{Plan: o.plan, Groups: groups, Only: o.groups, Kind: o.kind, Leader: s.cfg.Site, From: o.from})
 	return api.Run{ID: o.id, Plan: o.plan.ID, Kind: o.kind, Leader: s.cfg.Site, From: o.from, State: api.StepRunning, Reason: o.reason, By: o.by, ClaimedBy: o.claimed, Host: o.host,
-		Epochs: map[domain.GroupID]domain.Epoch{}, Before: before, Estimate: o.estimate, AcceptLoss: o.acceptLoss, Checkpoints: o.checkpoints, Above: o.above,
+		Epochs: map[domain.GroupID]domain.Epoch{}, Before: before, Estimate: o.estimate, AcceptLoss: o.acceptLoss, Checkpoints: o.checkpoints, Above: o.above, Declaration: o.declaration,
 		FirstMissed: o.outage.firstMissed, Confirmed: o.outage.confirmed, Steps: steps, Started: time.Now().UTC()}, err
 }
 
@@ -186,7 +188,8 @@ func (s *service) announce(ctx context.Context, r api.Run) error {
 		AcceptLoss  map[domain.GroupID]bool             `json:"accept_loss,omitempty"`
 		Checkpoints map[domain.GroupID]domain.LSN       `json:"checkpoints,omitempty"`
 		Estimate    map[domain.GroupID]api.LossEstimate `json:"estimate,omitempty"`
-	}{r.Plan, r.Kind, r.From, groupsOf(r), r.AcceptLoss, r.Checkpoints, r.Estimate})
+		Declaration domain.DeclarationID                `json:"declaration,omitempty"`
+	}{r.Plan, r.Kind, r.From, groupsOf(r), r.AcceptLoss, r.Checkpoints, r.Estimate, r.Declaration})
 	if err != nil {
 		return err
 	}
@@ -207,15 +210,7 @@ func (s *service) announce(ctx context.Context, r api.Run) error {
 	return nil
 }
 
-func groupsOf(r api.Run) []domain.GroupID {
-	var out []domain.GroupID
-	for _, st := range r.Steps {
-		if st.Kind == plan.KindAcquire {
-			out = append(out, st.Group)
-		}
-	}
-	return out
-}
+func groupsOf(r api.Run) []domain.GroupID { return declaration.GroupsOf(r) }
 
 // settle remembers for which groups a run failed, so that the next attempt waits.
 func (s *service) settle(r api.Run) {

@@ -42,7 +42,7 @@ func (m meters) observe(f event.Fact) {
 
 // tellMetrics lets the gauges be read from the runs in memory, which a restart loads again.
 func (s *service) tellMetrics(m *telemetry.Metrics) {
-	m.Collect([]string{telemetry.RunsActive, telemetry.RunLastRTO, telemetry.BreakerState, telemetry.SiteDrained, telemetry.DrainGroups}, func(set telemetry.Set) {
+	m.Collect([]string{telemetry.RunsActive, telemetry.RunLastRTO, telemetry.Declarations, telemetry.BreakerState, telemetry.SiteDrained, telemetry.DrainGroups}, func(set telemetry.Set) {
 		active := 0
 		last := map[string]time.Duration{}
 		for _, r := range s.mine() { // oldest first
@@ -58,6 +58,7 @@ func (s *service) tellMetrics(m *telemetry.Metrics) {
 			set(telemetry.RunLastRTO, took.Seconds(), kind)
 		}
 		s.tellDrain(set)
+		s.tellDeclared(set)
 		for site, p := range s.peers {
 			set(telemetry.BreakerState, float64(p.breaker.State()), string(site))
 		}
@@ -87,6 +88,24 @@ func (s *service) tellDrain(set telemetry.Set) {
 	}
 	for state, n := range groups {
 		set(telemetry.DrainGroups, float64(n), state)
+	}
+}
+
+// tellDeclared counts the groups of open declarations.
+func (s *service) tellDeclared(set telemetry.Set) {
+	for _, d := range s.ledger.now().List {
+		if api.DeclarationEnded(d.State) {
+			continue
+		}
+		for _, state := range []string{api.DeclarationSuspected, api.DeclarationConfirmed, api.DeclarationHeldDown, api.DeclarationAwaiting, api.DeclarationDeclared} {
+			n := 0
+			for _, g := range d.Groups {
+				if g.State == state {
+					n++
+				}
+			}
+			set(telemetry.Declarations, float64(n), string(d.Site), state)
+		}
 	}
 }
 

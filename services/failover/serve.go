@@ -29,11 +29,16 @@ func (s *service) endpoints() map[string]bus.Endpoint {
 		api.VerbGroupList: bus.Answer(func(ctx context.Context, _ api.Empty) (api.GroupList, error) {
 			return s.store.All(ctx)
 		}),
-		api.VerbGroupSet: bus.Answer(s.groupSet),
-		api.VerbDrain:    bus.Answer(s.drain),
-		api.VerbUndrain:  bus.Answer(s.undrain),
-		api.VerbTake:     bus.Answer(s.take),
-		api.VerbStatus:   bus.Answer(s.status),
+		api.VerbGroupSet:            bus.Answer(s.groupSet),
+		api.VerbDeclarationList:     bus.Answer(s.declarationList),
+		api.VerbDeclarationShow:     bus.Answer(s.declarationShow),
+		api.VerbDeclarationOpen:     bus.Answer(s.declarationOpen),
+		api.VerbDeclarationApprove:  bus.Answer(s.declarationApprove),
+		api.VerbDeclarationWithdraw: bus.Answer(s.declarationWithdraw),
+		api.VerbDrain:               bus.Answer(s.drain),
+		api.VerbUndrain:             bus.Answer(s.undrain),
+		api.VerbTake:                bus.Answer(s.take),
+		api.VerbStatus:              bus.Answer(s.status),
 	}
 }
 
@@ -75,6 +80,9 @@ func (s *service) tryRunStart(ctx context.Context, req api.RunStartRequest) (api
 	if err != nil {
 		return api.Run{}, fmt.Errorf("start run of plan %s: %w", req.Plan, err)
 	}
+	if o.kind == api.RunFailover {
+		return s.declareByHand(ctx, o, req, list)
+	}
 	l, err := s.launch(ctx, o, list)
 	if err != nil {
 		return api.Run{}, err
@@ -100,9 +108,8 @@ func (s *service) orderOf(ctx context.Context, req api.RunStartRequest, list api
 		return o, err
 	}
 	if req.Kind == api.RunFailover {
-		o.outage = s.outageOf(ctx, o.from)
 		for _, id := range o.groups {
-			o.estimate[id] = s.estimate(ctx, id)
+			o.estimate[id] = s.estimate(ctx, id, 0)
 			o.acceptLoss[id] = req.AcceptLoss
 			if policy.ModeFrom(list, id, o.from, s.cfg.Site) == domain.ModeAsync && !req.AcceptLoss {
 				return o, fmt.Errorf("%w: group %s is asynchronous: about %s would be lost; accept the loss to go on", domain.ErrRefused, id, o.estimate[id].Text)

@@ -31,6 +31,7 @@ type service struct {
 	store  *desired.Store
 	jour   *run.Journal
 	copies *copies
+	ledger *ledger
 	peers  map[domain.SiteID]*peer
 	web    *http.Client
 	life   context.Context //nolint:containedctx // the life of the service, which outlives the request that begins a run
@@ -101,6 +102,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	s.wg.Go(func() { s.decide(ctx) })
 	s.wg.Go(func() { s.bringHome(ctx) })
 	s.wg.Go(func() { s.carryDrain(ctx) })
+	s.wg.Go(func() { s.tellActs(ctx) })
 	s.reconcile(ctx)
 	return nil
 }
@@ -113,7 +115,7 @@ func newService(ctx context.Context, cfg Config, deps Deps) *service {
 	log = log.With("site", string(cfg.Site), "service", api.ServiceFailover)
 	local := deps.Mesh.Local()
 	s := &service{cfg: cfg, mesh: deps.Mesh, tracer: deps.Tracer.Tracer("holdfast/failover"), log: log, hook: deps.hook, life: ctx,
-		events: bus.NewEvents(ctx, local, api.ServiceFailover, log), meters: newMeters(deps.Metrics), copies: newCopies(),
+		events: bus.NewEvents(ctx, local, api.ServiceFailover, log), meters: newMeters(deps.Metrics), copies: newCopies(), ledger: newLedger(),
 		web:  &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: cfg.Timings.Call},
 		kick: make(chan struct{}, 1), alarm: make(chan struct{}, 1), evacuated: map[domain.GroupID]evacuation{}, backoff: map[domain.GroupID]backoff{}, abandoned: map[domain.GroupID]domain.Epoch{},
 		hosts: map[domain.HostID]hostView{}, waiting: map[domain.GroupID]clock.Time{}, peers: map[domain.SiteID]*peer{}}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/audit"
+	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
 	"github.com/holdfast-dr/holdfast/services/failover/plan"
@@ -496,4 +498,113 @@ func TestAMoveThatFailsHalfwayBringsTheGroupUpWhereItWas(t *testing.T) {
 	w.awaitRun("b", api.RunSwitchover, api.StepFailed)
 	w.eventually("it runs at home under a new epoch", func() bool { return w.running["db"] == "a-h1" && w.lease["erp"].epoch > epoch })
 	w.once()
+}
+
+// say is a person's word about a declaration of a site.
+func say[Req any](w *world, id domain.SiteID, verb string, req Req) (api.Declaration, error) {
+	m := w.mesh(id)
+	defer m.Close()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	defer cancel()
+	return bus.Call[api.Declaration](ctx, m.Local(), api.ServiceFailover, verb, req)
+}
+
+// declared waits until a site has a declaration in a state.
+func (w *world) declared(id domain.SiteID, state string) api.Declaration {
+	w.t.Helper()
+	m := w.mesh(id)
+	defer m.Close()
+	end := time.Now().Add(60 * time.Second)
+	for {
+		list, err := bus.Call[api.DeclarationList](w.t.Context(), m.Local(), api.ServiceFailover, api.VerbDeclarationList, api.Empty{})
+		for _, d := range list.Declarations {
+			if d.State == state {
+				return d
+			}
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("site %s never had a declaration that is %s: %+v, %v", id, state, list, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// TestApprovalsOutliveTheService: the first of two approves, the service is killed, the second approves.
+func TestApprovalsOutliveTheService(t *testing.T) {
+	g := testGroup(t, "erp", domain.ModeSync, "db")
+	g.Failover, g.Approvers = domain.FailoverConfirm, 2
+	w := newWorld(t, g)
+	killA, killB := w.atSiteA()
+	w.loseSite("a", killA)
+	w.confirm("a", "b", true)
+	d := w.declared("b", api.DeclarationAwaiting)
+	word := api.DeclarationWordRequest{ID: d.ID, By: "ann", Why: "fire"}
+	for range 2 { // one person is one approval
+		if got, err := say(w, "b", api.VerbDeclarationApprove, word); err != nil || len(got.Groups[0].Approvals) != 1 || got.Groups[0].State != api.DeclarationAwaiting {
+			t.Fatalf("after ann's approval: %+v, %v", got, err)
+		}
+	}
+	_, err := w.request("b", api.RunStartRequest{Plan: "all", Kind: api.RunFailover, Declared: true, By: "ann", Reason: "fire"})
+	if !errors.Is(err, domain.ErrRefused) || !strings.Contains(err.Error(), "1 of 2") {
+		t.Fatalf("run start is a second way: %v", err)
+	}
+	killB()
+	w.start("b", nil)
+	d = w.declared("b", api.DeclarationAwaiting)
+	if shown, err := say(w, "b", api.VerbDeclarationShow, api.DeclarationShowRequest{ID: d.ID}); err != nil || len(shown.Groups[0].Approvals) != 1 ||
+		shown.Groups[0].Survey == nil || len(shown.Groups[0].Survey.Fit)+len(shown.Groups[0].Survey.NotFit) != 1 || len(shown.Votes) != 2 {
+		t.Fatalf("after the restart: %+v, %v", shown, err)
+	}
+	word.By = "ben"
+	if got, err := say(w, "b", api.VerbDeclarationApprove, word); err != nil || got.Groups[0].State != api.DeclarationDeclared {
+		t.Fatalf("after ben's approval: %+v, %v", got, err)
+	}
+	r := w.awaitRun("b", api.RunFailover, api.StepDone)
+	over := w.declared("b", api.DeclarationOver)
+	if r.Declaration != d.ID || over.ID != d.ID || over.Groups[0].Run != r.ID || r.By != "ben" {
+		t.Errorf("run %+v of declaration %+v", r, over)
+	}
+	w.once()
+	w.actsInAudit("b", over)
+}
+
+// actsInAudit wants each act of a declaration in the audit, and told.
+func (w *world) actsInAudit(id domain.SiteID, d api.Declaration) {
+	w.t.Helper()
+	conn := w.mesh(id).Local()
+	for _, a := range d.Acts {
+		subject := "hf.v1.audit." + string(id) + ".run." + string(d.ID) + "." + api.Token("declaration_"+a.What+"."+strconv.Itoa(a.Number))
+		w.eventually("audit has "+subject, func() bool {
+			rec, err := conn.Last(w.t.Context(), api.StreamAudit, subject)
+			return err == nil && strings.Contains(string(rec.Data), a.Why)
+		})
+		w.eventually("told of "+a.What, func() bool {
+			_, err := conn.Last(w.t.Context(), api.StreamEvents, api.EventSubject(id, "declaration", string(d.ID), a.What))
+			return err == nil
+		})
+	}
+}
+
+func TestADeclarationIsWithdrawnWhenTheSiteIsSeen(t *testing.T) {
+	g := testGroup(t, "erp", domain.ModeSync, "db")
+	g.Failover = domain.FailoverConfirm
+	w := newWorld(t, g)
+	w.atSiteA()
+	w.confirm("a", "b", true)
+	d := w.declared("b", api.DeclarationAwaiting)
+	copied := w.declared("a", api.DeclarationAwaiting) // the other site shows it, and decides nothing
+	if copied.ID != d.ID || copied.Leader != "b" {
+		t.Errorf("site a shows %+v", copied)
+	}
+	if _, err := say(w, "a", api.VerbDeclarationApprove, api.DeclarationWordRequest{ID: d.ID, By: "ann", Why: "fire"}); !errors.Is(err, domain.ErrRefused) {
+		t.Errorf("site a took an approval: %v", err)
+	}
+	if _, err := say(w, "b", api.VerbDeclarationApprove, api.DeclarationWordRequest{ID: d.ID, By: "ann", Why: "fire"}); !errors.Is(err, domain.ErrRefused) || !strings.Contains(err.Error(), "is not lost") {
+		t.Errorf("approved although site a answers and holds the lease: %v", err)
+	}
+	w.confirm("a", "b", false)
+	if over := w.declared("b", api.DeclarationWithdrawn); over.ID != d.ID || over.Groups[0].Why != "site a is seen again" {
+		t.Errorf("%+v", over)
+	}
+	w.runsAt("db", "a-h1")
 }

@@ -20,6 +20,7 @@ import (
 type outage struct {
 	cause                  trace.SpanContext
 	firstMissed, confirmed time.Time
+	event                  string // id of the event that told it was confirmed
 }
 
 // outageOf is the disaster of a site that is confirmed and not over; zero when there is none, or nobody can say.
@@ -39,7 +40,7 @@ func (s *service) outageOf(ctx context.Context, site domain.SiteID) outage {
 	if err != nil || !ok {
 		return outage{}
 	}
-	return outage{cause: telemetry.SpanOf(e.TraceParent), firstMissed: d.FirstMissed, confirmed: e.Time}
+	return outage{cause: telemetry.SpanOf(e.TraceParent), firstMissed: d.FirstMissed, confirmed: e.Time, event: e.ID}
 }
 
 const (

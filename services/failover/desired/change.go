@@ -31,6 +31,8 @@ func Changed(g domain.Group, r api.GroupSetRequest) (domain.Group, error) {
 	set(&g.Tier, r.Tier)
 	set(&g.RPO, r.RPO)
 	set(&g.HoldDown, r.HoldDown)
+	set(&g.Approvers, r.Approvers)
+	set(&g.Automatic, r.Automatic)
 	set(&g.Placement.Preferred, r.Preferred)
 	set(&g.Placement.Pinned, r.Pinned)
 	set(&g.Placement.Forbidden, r.Forbidden)

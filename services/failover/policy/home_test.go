@@ -39,31 +39,6 @@ func TestTheHeirIsTheFirstThatMayServe(t *testing.T) {
 	}
 }
 
-func TestADisasterIsLeftToWhomPlacementLets(t *testing.T) {
-	pinned, prefers, free := group("pin", "a", domain.FailoverAuto, 0), group("pre", "a", domain.FailoverAuto, 0), group("any", "a", domain.FailoverAuto, 0)
-	pinned.Group.Placement.Pinned, prefers.Group.Placement.Preferred = []domain.SiteID{"a"}, "c"
-	for _, c := range []struct {
-		self    domain.SiteID
-		drained []domain.SiteID
-		want    []domain.GroupID
-	}{
-		{"b", nil, []domain.GroupID{"any"}},
-		{"c", nil, []domain.GroupID{"pre"}},
-		{"b", []domain.SiteID{"c"}, []domain.GroupID{"any", "pre"}},
-		{"b", []domain.SiteID{"b"}, nil},
-		{"c", []domain.SiteID{"b"}, []domain.GroupID{"any", "pre"}},
-	} {
-		_, due := policy.Decide(policy.State{}, policy.Input{Self: c.self, Confirmed: []domain.SiteID{"a"}, Drained: c.drained, Groups: []api.GroupDesired{pinned, prefers, free}})
-		var got []domain.GroupID
-		for _, d := range due {
-			got = append(got, d.Groups...)
-		}
-		if !slices.Equal(got, c.want) {
-			t.Errorf("at %s, drained %v: %v, want %v", c.self, c.drained, got, c.want)
-		}
-	}
-}
-
 func TestAGroupComesHomeByItselfOnlyWhereItIsAskedTo(t *testing.T) {
 	away := group("erp", "b", domain.FailoverAuto, 0)
 	away.Group.Placement = domain.Placement{Preferred: "a", Return: domain.Return{After: time.Minute, Within: []domain.Window{{From: "22:00", To: "05:00"}}}}

@@ -1,74 +1,19 @@
-// Package policy decides by itself, for groups whose policy is auto, that a lost site's groups are to be taken over here. It is
-// pure: the confirmed disasters and the time go in, what is due comes out.
-//
-//	well --- disaster confirmed ---> holding down --- still confirmed after the group's hold-down ---> due
-//	 ^                                    |
-//	 +------- no longer confirmed --------+
-//
-// Only the first heir of a group (domain.Group.Heirs) that is neither lost nor drained takes it over; the others leave it to that
-// one. Time is any clock that
-// counts suspends and never steps; a restart of the service begins the hold-down anew.
+// Package policy says who takes a lost site's groups over, in which runs, and whether a group can be handed over without loss. It is
+// pure. When a site's groups are taken over is package declaration's.
 package policy
 
 import (
 	"fmt"
-	"maps"
 	"slices"
-	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
 
-// State is since when each site has been confirmed lost.
-type State struct {
-	Since map[domain.SiteID]time.Duration
-}
-
-// Input is what is known now.
-type Input struct {
-	Self      domain.SiteID
-	Now       time.Duration // of a boot-time clock
-	Confirmed []domain.SiteID
-	Drained   []domain.SiteID // sites that take no groups
-	Groups    []api.GroupDesired
-}
-
-// Due is a site whose groups this site is to take over now.
+// Due is a site, and which of its groups are to be taken over.
 type Due struct {
 	Site   domain.SiteID
 	Groups []domain.GroupID
-}
-
-// Decide moves the state on. What is due stays due until the group's desired site changes or the site is back.
-func Decide(s State, in Input) (State, []Due) {
-	next := State{Since: map[domain.SiteID]time.Duration{}}
-	for _, site := range in.Confirmed {
-		if site == in.Self {
-			continue
-		}
-		since, known := s.Since[site]
-		if !known {
-			since = in.Now
-		}
-		next.Since[site] = since
-	}
-	var all []Due
-	lost := slices.Sorted(maps.Keys(next.Since))
-	out := slices.Concat(lost, in.Drained)
-	for _, site := range lost {
-		due := Due{Site: site}
-		for _, g := range in.Groups {
-			if g.Site == site && g.Group.Failover == domain.FailoverAuto && in.Now-next.Since[site] >= g.Group.HoldDown && Heir(g.Group, site, out) == in.Self {
-				due.Groups = append(due.Groups, g.Group.ID)
-			}
-		}
-		if len(due.Groups) > 0 {
-			slices.Sort(due.Groups)
-			all = append(all, due)
-		}
-	}
-	return next, all
 }
 
 // Order is what one failover run takes over: groups of one plan.

@@ -17,41 +17,15 @@ func group(id domain.GroupID, at domain.SiteID, p domain.FailoverPolicy, hold ti
 		{Site: "n", Mode: domain.ModeNone}, {Site: "b", Mode: domain.ModeSync}, {Site: "c", Mode: domain.ModeAsync}}}}
 }
 
-func TestHoldDown(t *testing.T) {
-	groups := []api.GroupDesired{group("erp", "a", domain.FailoverAuto, 5*time.Second), group("log", "a", domain.FailoverAuto, time.Second),
-		group("man", "a", domain.FailoverManual, 0), group("far", "c", domain.FailoverAuto, 0)}
-	type moment struct {
-		at   time.Duration
+func TestTheHeirIsTheFirstSiteWithACopyThatIsNotLost(t *testing.T) {
+	g := group("erp", "a", domain.FailoverAuto, 0).Group
+	for _, c := range []struct {
 		lost []domain.SiteID
-		self domain.SiteID
-		want []domain.GroupID
-	}
-	for name, story := range map[string][]moment{
-		"due after each group's own hold-down": {{0, []domain.SiteID{"a"}, "b", nil}, {time.Second, []domain.SiteID{"a"}, "b", []domain.GroupID{"log"}},
-			{5 * time.Second, []domain.SiteID{"a"}, "b", []domain.GroupID{"erp", "log"}}},
-		"withdrawn when the site comes back, and counted anew": {{0, []domain.SiteID{"a"}, "b", nil}, {900 * time.Millisecond, nil, "b", nil},
-			{1100 * time.Millisecond, []domain.SiteID{"a"}, "b", nil}, {2000 * time.Millisecond, []domain.SiteID{"a"}, "b", nil}, {2100 * time.Millisecond, []domain.SiteID{"a"}, "b", []domain.GroupID{"log"}}},
-		"left to the first eligible site":      {{0, []domain.SiteID{"a"}, "c", nil}, {9 * time.Second, []domain.SiteID{"a"}, "c", nil}},
-		"taken when the first is lost as well": {{0, []domain.SiteID{"a", "b"}, "c", nil}, {9 * time.Second, []domain.SiteID{"a", "b"}, "c", []domain.GroupID{"erp", "log"}}},
-		"never for itself":                     {{0, []domain.SiteID{"a"}, "a", nil}, {9 * time.Second, []domain.SiteID{"a"}, "a", nil}},
-		"not by a site without a copy":         {{0, []domain.SiteID{"a"}, "n", nil}, {9 * time.Second, []domain.SiteID{"a"}, "n", nil}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var s policy.State
-			for _, m := range story {
-				var due []policy.Due
-				s, due = policy.Decide(s, policy.Input{Self: m.self, Now: m.at, Confirmed: m.lost, Groups: groups})
-				var got []domain.GroupID
-				for _, d := range due {
-					if d.Site == "a" {
-						got = append(got, d.Groups...)
-					}
-				}
-				if !slices.Equal(got, m.want) {
-					t.Fatalf("at %s: due %v, want %v", m.at, got, m.want)
-				}
-			}
-		})
+		want domain.SiteID
+	}{{[]domain.SiteID{"a"}, "b"}, {[]domain.SiteID{"a", "b"}, "c"}, {[]domain.SiteID{"a", "b", "c"}, ""}} {
+		if got := policy.Heir(g, "a", c.lost); got != c.want {
+			t.Errorf("without %v: %q, want %q", c.lost, got, c.want)
+		}
 	}
 }
 

@@ -250,6 +250,7 @@ func (d *decision) disaster(site domain.SiteID, v verdict) api.Assessment {
 	case level == LevelConfirmed && len(v.answered) > 0:
 		// Not over before it is alive again, but nobody may take it for lost meanwhile: what was just moved home to it would be
 		// moved away from a site that lives.
+		a.Disaster = api.DisasterAnswering
 		a.Text = fmt.Sprintf("site %s answers %s again: its disaster is over once it has done so for a while", site, names(v.answered))
 	case level == LevelConfirmed:
 		return d.confirmedText(a, v)
@@ -260,7 +261,7 @@ func (d *decision) disaster(site domain.SiteID, v verdict) api.Assessment {
 }
 
 func (d *decision) suspectedText(a api.Assessment) api.Assessment {
-	a.Since, a.Parts = d.firsts[a.Site], []string{KindSite + "/" + string(a.Site)}
+	a.Since, a.Disaster, a.Parts = d.firsts[a.Site], api.DisasterSuspected, []string{KindSite + "/" + string(a.Site)}
 	if len(a.Seen) == 0 {
 		a.Seen = []domain.SiteID{d.in.Self}
 	}
@@ -269,7 +270,7 @@ func (d *decision) suspectedText(a api.Assessment) api.Assessment {
 }
 
 func (d *decision) confirmedText(a api.Assessment, v verdict) api.Assessment {
-	a.Class, a.Since, a.Parts = api.ClassDisaster, d.firsts[a.Site], []string{KindSite + "/" + string(a.Site)}
+	a.Class, a.Disaster, a.Since, a.Parts = api.ClassDisaster, api.DisasterConfirmed, d.firsts[a.Site], []string{KindSite + "/" + string(a.Site)}
 	a.Text = fmt.Sprintf("site %s is lost: its services' heartbeats ended at %s, and its server answers no request of %s",
 		a.Site, names(v.heartbeatDead), names(v.apiDead))
 	return a

@@ -293,7 +293,8 @@ func dialMonitor(cfg config.Config, log *slog.Logger) (*bus.Monitor, error) {
 
 func failoverService(cfg config.Config) service {
 	fc := failover.Config{Site: cfg.Site, Role: cfg.Self().Role, Plans: cfg.Plans, Hosts: map[domain.SiteID][]domain.HostID{},
-		CheckGroup: cfg.CheckGroup, DNSAuthority: cfg.DNS.Listen, DNSTTL: uint32(time.Duration(cfg.DNS.TTL) / time.Second)}
+		CheckGroup: cfg.CheckGroup, DNSAuthority: cfg.DNS.Listen, DNSTTL: uint32(time.Duration(cfg.DNS.TTL) / time.Second),
+		ApprovalLasts: time.Duration(cfg.Declarations.ApprovalLasts)}
 	for _, g := range cfg.Groups {
 		fc.Groups = append(fc.Groups, g.Domain())
 	}

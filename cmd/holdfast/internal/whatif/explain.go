@@ -8,6 +8,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/failover/declaration"
 	"github.com/holdfast-dr/holdfast/services/failover/policy"
 )
 
@@ -113,6 +114,14 @@ func (w world) here(g api.GroupDesired, vote Vote) []string {
 	if vote.Holder != "" && vote.Holder != g.Site {
 		say("it is wanted at site %s and held by site %s: a run moves it, or was cut short", g.Site, vote.Holder)
 	}
+	_, why := declaration.Need(g.Group, w.At, declaration.Today(w.Declared, id, w.At))
+	if g.Group.Failover != domain.FailoverManual {
+		why += fmt.Sprintf(", after a hold-down of %v", g.Group.HoldDown)
+	}
+	if len(g.Group.Heirs(g.Site)) == 0 {
+		why = "no other site has a copy and may serve it"
+	}
+	say("were its site lost: %s", why)
 	if r, ok := w.Runs[id]; ok {
 		say("last run: %s %s to site %s, by %s, %s: %s", r.Kind, r.ID, r.Leader, r.By, r.State, r.Reason)
 	}

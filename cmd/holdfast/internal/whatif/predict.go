@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/failover/declaration"
 	"github.com/holdfast-dr/holdfast/services/failover/plan"
 	"github.com/holdfast-dr/holdfast/services/failover/policy"
 	"github.com/holdfast-dr/holdfast/services/health/assess"
@@ -158,23 +159,31 @@ func (w world) takers(confirmed map[domain.SiteID][]domain.SiteID) map[domain.Gr
 			continue
 		}
 		begun := map[domain.GroupID]bool{} // a run is under way: nothing is begun again
-		in := policy.Input{Self: self, Confirmed: confirmed[self], Drained: w.List.Drained(), Groups: w.List.Groups}
-		state, _ := policy.Decide(policy.State{}, in)
+		in := declaration.Input{Self: self, Groups: w.List.Groups, Drained: w.List.Drained(), Wall: w.At, Losses: map[domain.SiteID]declaration.Loss{}}
+		for _, site := range confirmed[self] {
+			in.Losses[site] = declaration.Loss{Suspected: true, Confirmed: true}
+		}
+		state, _ := declaration.Decide(declaration.State{List: w.ledBy(self)}, in)
 		for _, in.Now = range w.holdDowns() {
-			var due []policy.Due
-			state, due = policy.Decide(state, in)
-			for _, d := range due {
-				d.Groups = slices.DeleteFunc(slices.Clone(d.Groups), func(g domain.GroupID) bool { return begun[g] })
-				for _, o := range policy.Orders(self, d, w.List) {
+			var acts declaration.Actions
+			state, acts = declaration.Decide(state, in)
+			for _, l := range acts.Launch {
+				l.Groups = slices.DeleteFunc(slices.Clone(l.Groups), func(g domain.GroupID) bool { return begun[g] })
+				for _, o := range policy.Orders(self, policy.Due{Site: l.Site, Groups: l.Groups}, w.List) {
 					for _, g := range o.Groups {
 						begun[g] = true
-						out[g] = append(out[g], taker{self, o, o.AcceptLoss[g]})
+						out[g] = append(out[g], taker{self, o, l.AcceptLoss[g]})
 					}
 				}
 			}
 		}
 	}
 	return out
+}
+
+// ledBy are the declarations that a site leads.
+func (w world) ledBy(self domain.SiteID) []api.Declaration {
+	return slices.DeleteFunc(slices.Clone(w.Declared), func(d api.Declaration) bool { return d.Leader != self })
 }
 
 // fate follows one group.
@@ -341,7 +350,11 @@ func (w world) byHand(f *Fate, g api.GroupDesired, tried bool, confirmed map[dom
 		steps, err := w.steps(policy.PlanOf(w.List, f.Group), []domain.GroupID{f.Group}, api.RunFailover, heir, g.Site)
 		if why == "" && err == nil {
 			f.What, f.To = Waits, heir
-			f.why("a person can declare it: holdfast run start --plan %s --kind failover --from %s --to %s; site %s has %s",
+			people := "a person can declare it"
+			if g.Group.Failover == domain.FailoverConfirm && g.Group.Approvers > 1 {
+				people = "two people can declare it, the first of them with"
+			}
+			f.why("%s: holdfast run start --plan %s --kind failover --from %s --to %s; site %s has %s", people,
 				policy.PlanOf(w.List, f.Group).ID, g.Site, heir, heir, w.count(heir, f.Group))
 			w.consequences(f, g.Group, g.Site, steps)
 			return
@@ -366,8 +379,12 @@ func (w world) noTaker(g api.GroupDesired, confirmed map[domain.SiteID][]domain.
 		return fmt.Sprintf("the loss of site %s is not seen from two places, so nobody takes it for a disaster by itself", g.Site)
 	case !seen:
 		return fmt.Sprintf("site %s is not lost to two places, so it is no disaster: local repair", g.Site)
-	case g.Group.Failover != domain.FailoverAuto:
-		return "its policy leaves the decision to a person (failover: manual)"
+	}
+	if need, why := declaration.Need(g.Group, w.At, declaration.Today(w.Declared, g.Group.ID, w.At)); need > 0 {
+		if g.Group.Failover != domain.FailoverManual {
+			why += fmt.Sprintf("; it asks after a hold-down of %v", g.Group.HoldDown)
+		}
+		return why
 	}
 	var against []string
 	for _, s := range w.leaves {

@@ -26,6 +26,9 @@ type State struct {
 	Runs map[domain.GroupID]api.Run // under way, or the last one, of each group
 	// Prevented are the sites that may join a quorum only.
 	Prevented map[domain.SiteID]bool
+	// At is the time of day, in the zone that windows are written in, and Declared are the declarations of all sites.
+	At       time.Time
+	Declared []api.Declaration
 }
 
 // Vote is a group's vote as the voters have it.
