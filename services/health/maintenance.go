@@ -33,6 +33,8 @@ type windows struct {
 	file string // empty: kept in memory only
 	site domain.SiteID
 
+	changing sync.Mutex // held by whoever writes; the disk may be slow, and the observer reads meanwhile
+
 	mu   sync.Mutex
 	all  map[string]api.Maintenance
 	last int64 // of an ID, so that none is given twice
@@ -94,9 +96,11 @@ func (w *windows) active(at time.Time) []api.Part {
 
 // change announces or ends a window, durable when it returns.
 func (w *windows) change(at time.Time, c api.MaintenanceChange, by string) (api.Maintenance, error) {
+	w.changing.Lock()
+	defer w.changing.Unlock()
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	m, err := w.changed(at, c, by)
+	w.mu.Unlock()
 	if err != nil {
 		return m, err
 	}
@@ -123,46 +127,54 @@ func (w *windows) changed(at time.Time, c api.MaintenanceChange, by string) (api
 		Why: c.Why, By: by, Claimed: c.By}, nil
 }
 
-// put keeps a window and drops those that are over.
+// put keeps a window: first on disk, without those that are over.
 func (w *windows) put(at time.Time, m api.Maintenance) error {
-	before, was := w.all[m.ID]
-	w.all[m.ID] = m
-	list := w.sorted(at)
+	list := slices.DeleteFunc(w.list(at), func(x api.Maintenance) bool { return x.ID == m.ID })
 	if w.file != "" {
-		data, err := json.MarshalIndent(list, "", "  ")
+		data, err := json.MarshalIndent(append(list, m), "", "  ")
 		if err == nil {
 			err = identity.WriteFile(w.file, data, 0o600)
 		}
 		if err != nil {
-			if delete(w.all, m.ID); was {
-				w.all[m.ID] = before
-			}
 			return fmt.Errorf("keep maintenance window %s: %w", m.ID, err)
 		}
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all[m.ID] = m
 	return nil
 }
 
 // learn takes what another site's view tells: windows that are new here, and those that were ended.
 func (w *windows) learn(at time.Time, told []api.Maintenance) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.changing.Lock()
+	defer w.changing.Unlock()
 	var all error
 	for _, m := range told {
-		have, known := w.all[m.ID]
-		switch {
-		case m.ID == "" || !at.Before(m.Until) || m.Until.Sub(at) > api.MaxMaintenance+time.Hour: // an hour for clocks that differ
-		case known && (m.Ended.IsZero() || !have.Ended.IsZero()):
-		case !known && len(w.sorted(at)) >= maxWindows:
-		default:
-			if known {
-				have.Ended = m.Ended
-				m = have
-			}
+		if m, news := w.news(at, m); news {
 			all = errors.Join(all, w.put(at, m))
 		}
 	}
 	return all
+}
+
+// news is what a window that was told changes here.
+func (w *windows) news(at time.Time, m api.Maintenance) (api.Maintenance, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	have, known := w.all[m.ID]
+	switch {
+	case m.ID == "" || !at.Before(m.Until) || m.Until.Sub(at) > api.MaxMaintenance+time.Hour: // an hour for clocks that differ
+		return m, false
+	case known && (m.Ended.IsZero() || !have.Ended.IsZero()):
+		return m, false
+	case !known && len(w.sorted(at)) >= maxWindows:
+		return m, false
+	case known:
+		have.Ended = m.Ended
+		return have, true
+	}
+	return m, true
 }
 
 // over takes out what is over since it was last asked for.

@@ -1,6 +1,7 @@
 package health_test
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"time"
@@ -17,7 +18,9 @@ func ask[Resp, Req any](c *cluster, s *testSite, verb string, req Req) (Resp, er
 	if err := m.Local().AwaitConnected(c.t.Context()); err != nil {
 		c.t.Fatal(err)
 	}
-	return bus.Call[Resp](c.t.Context(), m.Local(), api.ServiceHealth, verb, req)
+	ctx, cancel := context.WithTimeout(c.t.Context(), 30*time.Second) // as a person's command waits, and longer
+	defer cancel()
+	return bus.Call[Resp](ctx, m.Local(), api.ServiceHealth, verb, req)
 }
 
 func TestMaintenanceIsAnnouncedByACommandAndItsEndTellsTheIncidentWithEvidence(t *testing.T) {
