@@ -86,7 +86,7 @@ func (c *check) witnessAmongNodes() {
 		if !c.extra(v) || v.Kind == core.KindDisk {
 			continue
 		}
-		if v.Unsaid {
+		if v.Unsaid && v.Site == "" {
 			c.unknown(string(v.ID), fmt.Sprintf("where the %s stands was not said", v.ID), fmt.Sprintf("list {id: %s, site: …} among quorum.voters, without site where it stands at none of the sites", v.ID))
 			continue
 		}
