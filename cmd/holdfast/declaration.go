@@ -282,7 +282,7 @@ func heirs(ctx context.Context, mesh *bus.Mesh, lost domain.SiteID, only []domai
 	}
 	var out []domain.SiteID
 	for _, g := range list.Groups {
-		heir := policy.Heir(g.Group, lost, gone)
+		heir := policy.Heir(g.Group, lost, slices.Concat(gone, list.Drained()))
 		if g.Site == lost && heir != "" && (len(only) == 0 || slices.Contains(only, g.Group.ID)) && !slices.Contains(out, heir) {
 			out = append(out, heir)
 		}
