@@ -154,7 +154,7 @@ func TestSinceLeavesOutWhatWasStoredBefore(t *testing.T) {
 func TestEventCommandsRefuseWhatCanNeverMatchAndNameTheMend(t *testing.T) {
 	for want, args := range map[string][]string{
 		"holdfast event catalogue lists all": {"event", "watch", "--type", "group.exploded"},
-		"use one of disaster, declaration":      {"event", "watch", "--entity", "volume"},
+		"use one of disaster, declaration":   {"event", "watch", "--entity", "volume"},
 		"no event is both":                   {"event", "watch", "--entity", "vm", "--type", "group.promoted"},
 		"use a duration as 90m":              {"event", "watch", "--since", "yesterday"},
 		"use one of them":                    {"event", "watch", "--since", "1h", "--all"},
