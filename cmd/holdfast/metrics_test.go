@@ -214,7 +214,8 @@ func checkCatalogue(t *testing.T, sites ...metrics) {
 			_, found := m.find(name)
 			n += found
 		}
-		if n == 0 && d.Name != telemetry.CertificateExpiry && d.Name != telemetry.DNSDuration { // no certificates here, and no name moved
+		// No certificates here, no name moved, no site is lost and none drained.
+		if n == 0 && !slices.Contains([]string{telemetry.CertificateExpiry, telemetry.DNSDuration, telemetry.Declarations, telemetry.DrainGroups}, d.Name) {
 			t.Errorf("%s: no site tells it", d.Name)
 		}
 	}

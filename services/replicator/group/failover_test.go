@@ -301,6 +301,7 @@ func TestPromoteNeedsTheLeaseAndAnEpochOfItsOwn(t *testing.T) {
 }
 
 func TestDemoteDrainsToTheSuccessorAndAFailedOneGoesOnServing(t *testing.T) {
+	slow(t)
 	for _, mode := range []domain.Mode{domain.ModeSync, domain.ModeAsync} {
 		t.Run(string(mode), func(t *testing.T) {
 			c := newCluster(t, mode)

@@ -204,6 +204,7 @@ func TestWithoutRoomForABitmapTheRingLetsGoAllTheSame(t *testing.T) {
 }
 
 func TestAStageThatFindsNoRoomIsSentAgain(t *testing.T) {
+	slow(t)
 	for _, place := range []string{"stage data", "stage record"} {
 		t.Run(place, func(t *testing.T) {
 			c := newCluster(t, domain.ModeAsync)

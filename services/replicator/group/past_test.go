@@ -299,6 +299,7 @@ func TestAPromotionAtACheckpointThatIsKilledAnywhereIsFinished(t *testing.T) {
 }
 
 func TestATargetWhoseRingDoesNotReachBackKnowsFromItsPastWhatDiffers(t *testing.T) {
+	slow(t)
 	c := newPast(t, 20*time.Millisecond, domain.ModeAsync, domain.ModeAsync)
 	c.boot("a", "b", "c")
 	c.promote("a", 257)

@@ -69,6 +69,7 @@ func TestACachedGroupMadeStrictAnswersNothingEarlyFromThenOn(t *testing.T) {
 }
 
 func TestAStrictGroupMadeCachedIsSoOnceAnotherSiteServes(t *testing.T) {
+	slow(t)
 	c := newCluster(t, domain.ModeSync)
 	c.boot("a", "b")
 	c.promote("a", 257)

@@ -26,6 +26,7 @@ func keptItem(t *testing.T) (*node, api.Quarantined) {
 }
 
 func TestADamagedQuarantineIsExportedWithoutAMap(t *testing.T) {
+	slow(t)
 	_, item := keptItem(t)
 	frames, err := os.ReadFile(filepath.Join(item.Path, quarantineFrames))
 	if err != nil {
@@ -46,6 +47,7 @@ func TestADamagedQuarantineIsExportedWithoutAMap(t *testing.T) {
 }
 
 func TestBlocksWhoseOrderIsLostAreExportedBeneathTheFrames(t *testing.T) {
+	slow(t)
 	_, item := keptItem(t)
 	frames, err := os.ReadFile(filepath.Join(item.Path, quarantineFrames))
 	if err != nil {

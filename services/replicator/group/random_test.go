@@ -243,6 +243,7 @@ func TestRandomPoliciesLoseNoAcknowledgedSyncWrite(t *testing.T) {
 }
 
 func TestRandomLivesLoseNoAcknowledgedSyncWrite(t *testing.T) {
+	slow(t)
 	randomLives(t, false, domain.DurabilityStrict)
 }
 

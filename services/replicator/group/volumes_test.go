@@ -142,6 +142,7 @@ func TestAVolumeIsAddedWhileWritesGoOnAndEveryCopyHasIt(t *testing.T) {
 }
 
 func TestWhatARemovedVolumeHeldIsKeptAndItsCheckpointsShowIt(t *testing.T) {
+	slow(t)
 	c := newPast(t, time.Hour, domain.ModeSync)
 	c.boot("a", "b")
 	c.promote("a", 257)
@@ -207,6 +208,7 @@ func TestWhatARemovedVolumeHeldIsKeptAndItsCheckpointsShowIt(t *testing.T) {
 }
 
 func TestATargetThatWasAwayWhileVolumesCameAndWentIsBroughtUp(t *testing.T) {
+	slow(t)
 	for name, fill := range map[string]bool{"by frames": false, "by a resync": true} {
 		t.Run(name, func(t *testing.T) {
 			c := newCluster(t, domain.ModeAsync)
@@ -257,6 +259,7 @@ func TestAFreshTargetGetsTheVolumesOfTheGroupAsItIs(t *testing.T) {
 }
 
 func TestVolumesThatTwoSitesAddedApartNeverMix(t *testing.T) {
+	slow(t)
 	for name, same := range map[string]bool{"of two names": false, "of one name": true} {
 		t.Run(name, func(t *testing.T) {
 			c := newPast(t, time.Hour, domain.ModeAsync)
@@ -366,6 +369,7 @@ func TestACopyBroughtBackToACheckpointHasTheVolumesOfThen(t *testing.T) {
 }
 
 func TestKilledInAnyStepOfAChangeOfItsVolumesAGroupComesToIt(t *testing.T) {
+	slow(t)
 	for _, place := range []string{"volume table", "volume file", "volume added", "volume taken away"} {
 		for _, site := range []domain.SiteID{"a", "b"} {
 			if site == "b" && (place == "volume added" || place == "volume taken away") {
@@ -436,6 +440,7 @@ func TestACopyIsNotOpenedWithVolumesOfAnotherSize(t *testing.T) {
 }
 
 func TestARemovedVolumeIsDeletedAtASiteOnCommandOnly(t *testing.T) {
+	slow(t)
 	c := newPast(t, time.Hour, domain.ModeAsync)
 	c.boot("a", "b")
 	c.promote("a", 257)
