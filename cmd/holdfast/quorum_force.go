@@ -43,6 +43,7 @@ func quorumForceCommand() *cobra.Command {
 	f.StringSliceVar(&o.req.Voters, "voters", nil, "the voters that answer: from then on nobody else votes, until it is healed")
 	f.StringSliceVar(&o.req.Lost, "lost", nil, "every other voter")
 	f.BoolVar(&o.req.Down, "down", false, "I looked: the machines of the lost voters are off, and stay off until it is done")
+	f.BoolVar(&o.req.Prevented, "prevented", false, "I see to it that lost sites may join only when they start (quorum prevent); asked for where voters of several places are lost")
 	f.BoolVar(&o.req.AcceptLoss, "accept-loss", false, "acknowledged writes may be lost")
 	f.StringVar(&o.req.Why, "why", "", "why; kept in the audit")
 	f.StringVar(&o.req.By, "by", "", "who; by default the user of this system")

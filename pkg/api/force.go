@@ -17,6 +17,9 @@ type ForceRequest struct {
 	Lost   []string         `json:"lost"`   // every other one
 	// Down is the asker's word that the machines of the lost voters are off, and stay off until it is done.
 	Down bool `json:"down"`
+	// Prevented is the asker's word that each lost data site is told, before it starts again, that it may join a quorum only. Needed
+	// where voters of several places are lost: back together and cut off, they could be a majority of the old votes.
+	Prevented bool `json:"prevented,omitempty"`
 	// AcceptLoss: acknowledged writes may be lost. Needed where the site is not in sync, or where the lost voters could have
 	// agreed on that among themselves.
 	AcceptLoss bool                      `json:"accept_loss"`

@@ -1,6 +1,7 @@
 package quorum
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -107,7 +108,24 @@ func (s *service) checkForce(req api.ForceRequest) error {
 			return refuse("%s is no voter of the configuration", id)
 		}
 	}
+	if places := s.placesOf(req.Lost); len(places) > 1 && !req.Prevented {
+		return refuse("voters of several places are lost (%s), and a site of them that starts cut off from here could have a majority of the old votes: "+
+			"before one starts, run there: holdfast quorum prevent SITE on --offline; and say that you see to it (--prevented)", strings.Join(places, ", "))
+	}
 	return nil
+}
+
+// placesOf lists the places where voters stand: sites, and passive voters that stand at none, which a site may hear of when no
+// other site is there.
+func (s *service) placesOf(voters []string) []string {
+	var out []string
+	for _, v := range s.cfg.Voters {
+		place := cmp.Or(string(v.Site), string(v.ID))
+		if slices.Contains(voters, string(v.ID)) && !slices.Contains(out, place) {
+			out = append(out, place)
+		}
+	}
+	return out
 }
 
 // answerApprove carries a force out that another operator asked for, or withdraws it.

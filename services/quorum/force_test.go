@@ -188,6 +188,22 @@ func TestAForceNeedsTwoPeopleAndSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
+// A lost site that starts again with another lost place at its side could have a majority of the old votes.
+func TestAForceOverVotersOfSeveralPlacesAsksThatLostSitesArePrevented(t *testing.T) {
+	t.Parallel()
+	b := threeSites(t).sites["b"]
+	req := forceOf("v-b", "v-a")
+	req.Lost = append(req.Lost, "v-w")
+	var st api.ForceStatus
+	if err := b.ask(api.VerbForce, req, &st); !errors.Is(err, domain.ErrRefused) || !strings.Contains(err.Error(), "several places are lost (a, w)") {
+		t.Errorf("force: %v, want it refused", err)
+	}
+	req.Prevented = true
+	if err := b.ask(api.VerbForce, req, &st); err != nil || st.State != api.ForceWaiting || !st.Prevented {
+		t.Errorf("force: %+v, %v", st, err)
+	}
+}
+
 func TestAPreventedSiteJoinsAndNeverForms(t *testing.T) {
 	t.Parallel()
 	c := threeSites(t)

@@ -30,7 +30,7 @@ func TestAForcedSiteServesAndWhatTheOthersHadIsKeptAside(t *testing.T) {
 	s.Kill("w")
 
 	s.Start("b")
-	force := []string{"quorum", "force", sitestest.Group, "--voters", "b", "--lost", "a,w", "--down", "--why", "a test", "--by", "kim"}
+	force := []string{"quorum", "force", sitestest.Group, "--voters", "b", "--lost", "a,w", "--down", "--prevented", "--why", "a test", "--by", "kim"}
 	eventually(t, "b takes the request", func() error { // once it runs
 		_, err := s.Run(append(force, "--output", "json")...)
 		return err
