@@ -151,6 +151,9 @@ func (s *service) setDrain(ctx context.Context, have api.SiteDesired, d *api.Dra
 // undrain is the undrain verb.
 func (s *service) undrain(ctx context.Context, req api.UndrainRequest) (api.SiteDesired, error) {
 	have, err := s.store.Site(ctx, s.cfg.Site)
+	if err == nil && have.Drain == nil {
+		err = s.exchanged() // a peer may know of a drain that was lost here
+	}
 	if err != nil || have.Drain == nil {
 		return have, err
 	}
@@ -251,12 +254,15 @@ func (s *service) take(ctx context.Context, req api.TakeRequest) (api.TakeReply,
 	return api.TakeReply{Run: l.Snapshot()}, nil
 }
 
-// checkTake says what stands against taking each group: the plan, another run, and hosts that are dead. (Hosts have no sizes: a VM
+// checkTake says what stands against taking each group: a drain of this site, the plan, another run, and hosts that are dead. (Hosts have no sizes: a VM
 // fits where a host that it may run on lives.) Whether the copy has everything, the site that serves it knows.
 func (s *service) checkTake(ctx context.Context, req api.TakeRequest, list api.GroupList) api.TakeReply {
 	out := api.TakeReply{Against: map[domain.GroupID]string{}}
+	drained := s.drainedHere()
 	for _, id := range req.Groups {
-		if why := s.against(ctx, id, req.From, list); why != "" {
+		if drained != nil {
+			out.Against[id] = drained.Error()
+		} else if why := s.against(ctx, id, req.From, list); why != "" {
 			out.Against[id] = why
 		}
 	}

@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -151,5 +152,56 @@ func TestADrainIsRefusedWithoutAReasonAndAsksOnlyForItsOwn(t *testing.T) {
 	d, err := askSite[api.Drain](w, "a", api.VerbDrain, api.DrainRequest{DryRun: true, Reason: "power"})
 	if err != nil || len(d.Runs) != 0 || len(d.Stays) != 1 || !strings.Contains(d.Stays[0].Why, "vm db finds no host at site b") {
 		t.Errorf("without a host: %+v, %v", d, err)
+	}
+}
+
+// TestEverySiteKnowsWhichSitesAreDrained drains the site that all would leave a disaster to: the next heir takes over in its place.
+func TestEverySiteKnowsWhichSitesAreDrained(t *testing.T) {
+	g := testGroup(t, "erp", domain.ModeAsync, "db")
+	g.Targets = append(g.Targets, domain.Target{Site: "c", Mode: domain.ModeAsync})
+	g.VMs[0].Sites["c"] = domain.VMPlacement{Address: "127.0.3.1", Hosts: []domain.HostID{"c-h1", "c-h2"}}
+	g.Placement.Preferred = "c"
+	w := newWorldOf(t, []domain.SiteID{"a", "b", "c"}, g)
+	killA, _ := w.atSiteA()
+	killC, _ := w.start("c", nil)
+	w.awaitRun("c", api.RunStart, api.StepDone)
+	if _, err := askSite[api.Drain](w, "c", api.VerbDrain, api.DrainRequest{Reason: "power", By: "ann"}); err != nil {
+		t.Fatal(err)
+	}
+	w.drained("c")
+	w.knowsDrained("a", "c")
+	w.knowsDrained("b", "c")
+	killC()
+	w.start("c", nil) // and knows it from the beginning
+	d, err := askSite[api.Drain](w, "a", api.VerbDrain, api.DrainRequest{DryRun: true, Reason: "power"})
+	if err != nil || len(d.Runs) != 1 || d.Runs[0].To != "b" {
+		t.Fatalf("a drain of the next site goes to %+v, %v; want b", d, err)
+	}
+	w.knowsDrained("c", "c")
+	r, err := askSite[api.TakeReply](w, "c", api.VerbTake, api.TakeRequest{From: "a", Groups: []domain.GroupID{"erp"}, Check: true})
+	if why := r.Against["erp"]; err != nil || !strings.Contains(why, "site c is drained (power)") {
+		t.Errorf("the drained site itself says %q, %v", why, err)
+	}
+	w.loseSite("a", killA)
+	w.confirm("a", "b", true)
+	w.confirm("a", "c", true)
+	w.awaitRun("b", api.RunFailover, api.StepDone)
+	w.runsAt("db", "b-h1")
+	w.once()
+}
+
+// knowsDrained waits until a site counts another one as drained.
+func (w *world) knowsDrained(at, id domain.SiteID) {
+	w.t.Helper()
+	end := time.Now().Add(30 * time.Second)
+	for {
+		l, err := askSite[api.GroupList](w, at, api.VerbGroupList, api.Empty{})
+		if slices.Contains(l.Drained(), id) {
+			return
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("site %s knows %v as drained (%v), want %s", at, l.Drained(), err, id)
+		}
+		time.Sleep(20 * time.Millisecond) // a poll of a condition
 	}
 }

@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -153,7 +154,7 @@ func (s *fakeSite) copyOf(g domain.GroupID, disks func(domain.GroupID, domain.Ep
 	}
 	if e != 0 {
 		st.Role = domain.RolePrimary
-		for _, o := range []domain.SiteID{"a", "b"} {
+		for _, o := range slices.Sorted(maps.Keys(s.w.nats)) {
 			if o != s.id {
 				st.Targets = append(st.Targets, api.TargetStatus{Site: o, State: api.TargetStreaming})
 			}

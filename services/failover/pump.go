@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -156,6 +157,20 @@ func (s *service) awaitPeers(ctx context.Context) {
 		}
 		_ = s.await(ctx, nil, 20*time.Millisecond)
 	}
+}
+
+// exchanged refuses while desired state was not exchanged with a peer that can be reached: what is here may be old.
+func (s *service) exchanged() error {
+	for site, p := range s.peers {
+		select {
+		case <-p.synced:
+		default:
+			if p.conn.Connected() {
+				return fmt.Errorf("%w: desired state was not exchanged with site %s yet: ask again", domain.ErrUnavailable, site)
+			}
+		}
+	}
+	return nil
 }
 
 // isPeerUp reports whether another site's server can be reached.

@@ -23,7 +23,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
 )
 
-// world is two sites with real NATS servers, and stand-ins for the other services that count effects: a repeated call is
+// world is two sites, or more, with real NATS servers, and stand-ins for the other services that count effects: a repeated call is
 // allowed, a second effect is not.
 type world struct {
 	t     *testing.T
@@ -104,6 +104,10 @@ func testGroup(t *testing.T, id domain.GroupID, mode domain.Mode, vms ...domain.
 }
 
 func newWorld(t *testing.T, groups ...domain.Group) *world {
+	return newWorldOf(t, []domain.SiteID{"a", "b"}, groups...)
+}
+
+func newWorldOf(t *testing.T, sites []domain.SiteID, groups ...domain.Group) *world {
 	w := &world{t: t, spans: tracetest.NewInMemoryExporter(), nats: map[domain.SiteID]*natsd.Server{}, urls: map[domain.SiteID]string{},
 		sites: map[domain.SiteID]*fakeSite{}, group: groups, plan: domain.Plan{ID: "all"}, effects: map[string]int{},
 		lease: map[domain.GroupID]*fakeLease{}, running: map[domain.VMID]string{}}
@@ -119,7 +123,7 @@ func newWorld(t *testing.T, groups ...domain.Group) *world {
 		}
 		w.lease[g.ID] = l
 	}
-	for _, id := range []domain.SiteID{"a", "b"} {
+	for _, id := range sites {
 		s, err := natsd.Start(natsd.Config{Site: id, Listen: "127.0.0.1:0", StoreDir: t.TempDir()})
 		if err != nil {
 			t.Fatal(err)
@@ -127,7 +131,7 @@ func newWorld(t *testing.T, groups ...domain.Group) *world {
 		t.Cleanup(s.Stop)
 		w.nats[id], w.urls[id] = s, s.URL()
 	}
-	for _, id := range []domain.SiteID{"a", "b"} {
+	for _, id := range sites {
 		w.addSite(id)
 	}
 	return w

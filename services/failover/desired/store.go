@@ -189,7 +189,7 @@ func keys(ctx context.Context, conn *bus.Conn) ([]string, error) {
 	var out []string
 	for s := range subjects {
 		k := strings.TrimPrefix(s, prefix)
-		if strings.HasPrefix(k, groupPrefix) || strings.HasPrefix(k, planPrefix) {
+		if strings.HasPrefix(k, groupPrefix) || strings.HasPrefix(k, planPrefix) || strings.HasPrefix(k, sitePrefix) {
 			out = append(out, k)
 		}
 	}
