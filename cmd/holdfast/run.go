@@ -177,10 +177,14 @@ func runStart(cmd *cobra.Command, r *remote, to string, req api.RunStartRequest,
 	sayWho(&req.By, &req.Host)
 	ctx, cancel := context.WithTimeout(cmd.Context(), max(r.timeout, 10*time.Second))
 	defer cancel()
-	run, err := bus.Call[api.Run](ctx, conn, api.ServiceFailover, api.VerbRunStart, req)
+	begun, err := bus.Call[api.RunStarted](ctx, conn, api.ServiceFailover, api.VerbRunStart, req)
 	if err != nil {
 		return err
 	}
+	if begun.Awaiting != "" {
+		fmt.Fprintln(cmd.ErrOrStderr(), begun.Awaiting)
+	}
+	run := begun.Run
 	if follow {
 		if run, err = awaitRun(cmd.Context(), conn, run, r.timeout); err != nil {
 			return err

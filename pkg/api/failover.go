@@ -9,7 +9,7 @@ import (
 // Verbs of the failover service.
 const (
 	VerbEvacuate  = "evacuate"   // EvacuateRequest -> Empty
-	VerbRunStart  = "run_start"  // RunStartRequest -> Run
+	VerbRunStart  = "run_start"  // RunStartRequest -> RunStarted
 	VerbRunList   = "run_list"   // Empty -> RunList
 	VerbRunShow   = "run_show"   // RunShowRequest -> Run
 	VerbGroupList = "group_list" // Empty -> GroupList
@@ -44,6 +44,12 @@ type RunStartRequest struct {
 	Host        string                        `json:"host,omitempty"` // where it was asked for: the machine's name, as the caller says
 	// ID makes a repeat harmless: a run with this id is returned, not started again. Empty: one is made.
 	ID domain.RunID `json:"id,omitempty"`
+}
+
+// RunStarted is the reply of run_start: the run as it stands, and what was asked for and is not in it.
+type RunStarted struct {
+	Run
+	Awaiting string `json:"awaiting,omitempty"` // in words, of groups that another person has to approve first
 }
 
 // EvacuateRequest stops a group's VMs at this site for a planned move. A repeat succeeds.

@@ -265,8 +265,8 @@ func (s *service) ordersOf(x declaration.Launch, list api.GroupList) []order {
 		for _, g := range p.Groups {
 			o.acceptLoss[g] = x.AcceptLoss[g]
 		}
-		if x.Order != nil {
-			o.id = x.Order.Run
+		if x.Order != nil && s.find(x.Order.Run) == nil {
+			o.id = x.Order.Run // else it was begun with the groups that were approved sooner
 		}
 		out = append(out, o)
 	}

@@ -45,7 +45,7 @@ func (s *service) endpoints() map[string]bus.Endpoint {
 var runToken = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 
 // runStart is the run_start verb. A refusal is kept in the audit; a run that starts keeps itself there (see announce).
-func (s *service) runStart(ctx context.Context, req api.RunStartRequest) (api.Run, error) {
+func (s *service) runStart(ctx context.Context, req api.RunStartRequest) (api.RunStarted, error) {
 	r, err := s.tryRunStart(ctx, req)
 	if what := audit.Outcome("", "run_start_refused", err); what != "" {
 		e := audit.Entry{Who: audit.Who(ctx), Claimed: req.By, From: req.Host, Why: req.Reason, What: what, Run: req.ID}
@@ -63,31 +63,31 @@ func (s *service) runStart(ctx context.Context, req api.RunStartRequest) (api.Ru
 	return r, err
 }
 
-func (s *service) tryRunStart(ctx context.Context, req api.RunStartRequest) (api.Run, error) {
+func (s *service) tryRunStart(ctx context.Context, req api.RunStartRequest) (api.RunStarted, error) {
 	if req.ID != "" {
 		if !runToken.MatchString(string(req.ID)) {
-			return api.Run{}, fmt.Errorf("start run %q: %w: want 1 to 64 letters, digits and '-'", req.ID, domain.ErrInvalid)
+			return api.RunStarted{}, fmt.Errorf("start run %q: %w: want 1 to 64 letters, digits and '-'", req.ID, domain.ErrInvalid)
 		}
 		if r, err := s.runShow(ctx, api.RunShowRequest{ID: req.ID}); !errors.Is(err, domain.ErrNotFound) {
-			return r, err
+			return api.RunStarted{Run: r}, err
 		}
 	}
 	list, err := s.store.All(ctx)
 	if err != nil {
-		return api.Run{}, err
+		return api.RunStarted{}, err
 	}
 	o, err := s.orderOf(ctx, req, list)
 	if err != nil {
-		return api.Run{}, fmt.Errorf("start run of plan %s: %w", req.Plan, err)
+		return api.RunStarted{}, fmt.Errorf("start run of plan %s: %w", req.Plan, err)
 	}
 	if o.kind == api.RunFailover {
 		return s.declareByHand(ctx, o, req, list)
 	}
 	l, err := s.launch(ctx, o, list)
 	if err != nil {
-		return api.Run{}, err
+		return api.RunStarted{}, err
 	}
-	return l.Snapshot(), nil
+	return api.RunStarted{Run: l.Snapshot()}, nil
 }
 
 // orderOf makes an order of a person's request, with every refusal that can be said beforehand.

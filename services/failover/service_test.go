@@ -568,6 +568,26 @@ func TestApprovalsOutliveTheService(t *testing.T) {
 	w.actsInAudit("b", over)
 }
 
+// TestWhatASecondPersonApprovesOfAnOrderIsTakenOver: one group of the plan waits for another person, and moves when that one approves.
+func TestWhatASecondPersonApprovesOfAnOrderIsTakenOver(t *testing.T) {
+	web, db := testGroup(t, "web", domain.ModeSync, "www"), testGroup(t, "db", domain.ModeSync, "sql")
+	web.Failover, db.Failover, db.Approvers = domain.FailoverManual, domain.FailoverConfirm, 2
+	w := newWorld(t, web, db)
+	killA, _ := w.atSiteA()
+	w.loseSite("a", killA)
+	begun, err := askSite[api.RunStarted](w, "b", api.VerbRunStart, api.RunStartRequest{Plan: "all", Kind: api.RunFailover, From: "a", Declared: true, By: "ann", Reason: "fire", ID: "R1"})
+	if err != nil || begun.ID != "R1" || !strings.Contains(begun.Awaiting, "1 of 2 for group db") {
+		t.Fatalf("%s, %q, %v", begun.ID, begun.Awaiting, err)
+	}
+	if _, err := say(w, "b", api.VerbDeclarationApprove, api.DeclarationWordRequest{ID: begun.Declaration, By: "ben", Why: "fire"}); err != nil {
+		t.Fatal(err)
+	}
+	w.runsAt("www", "b-h1")
+	w.runsAt("sql", "b-h1")
+	w.declared("b", api.DeclarationOver)
+	w.once()
+}
+
 // actsInAudit wants each act of a declaration in the audit, and told.
 func (w *world) actsInAudit(id domain.SiteID, d api.Declaration) {
 	w.t.Helper()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -54,9 +55,9 @@ func (s *service) hear(ctx context.Context, w declaration.Word, list api.GroupLi
 }
 
 // declareByHand is a failover that a person starts: its word that the site is lost, and how it wants it answered.
-func (s *service) declareByHand(ctx context.Context, o order, req api.RunStartRequest, list api.GroupList) (api.Run, error) {
-	fail := func(err error) (api.Run, error) {
-		return api.Run{}, fmt.Errorf("start run of plan %s: %w", o.plan.ID, err)
+func (s *service) declareByHand(ctx context.Context, o order, req api.RunStartRequest, list api.GroupList) (api.RunStarted, error) {
+	fail := func(err error) (api.RunStarted, error) {
+		return api.RunStarted{}, fmt.Errorf("start run of plan %s: %w", o.plan.ID, err)
 	}
 	w, err := speaker(ctx, req.By, req.Host, req.Reason)
 	if err != nil {
@@ -73,16 +74,28 @@ func (s *service) declareByHand(ctx context.Context, o order, req api.RunStartRe
 	if err != nil {
 		return fail(err)
 	}
+	awaiting := awaitingOf(d, o.groups)
 	if l := s.find(o.id); l != nil {
-		return l.Snapshot(), nil
+		return api.RunStarted{Run: l.Snapshot(), Awaiting: awaiting}, nil
 	}
-	for _, g := range d.Groups {
-		if slices.Contains(o.groups, g.Group) && g.State == api.DeclarationAwaiting {
-			return fail(fmt.Errorf("%w: declaration %s has your approval, %d of %d for group %s: another person approves it with holdfast declaration approve %s --why",
-				domain.ErrRefused, d.ID, len(g.Approvals), g.Needed, g.Group, d.ID))
-		}
+	if awaiting != "" {
+		return fail(fmt.Errorf("%w: %s", domain.ErrRefused, awaiting))
 	}
 	return fail(fmt.Errorf("%w: declaration %s is %s: see holdfast declaration show %s", domain.ErrConflict, d.ID, d.State, d.ID))
+}
+
+// awaitingOf says which of a person's groups need another one's approval; empty when none does.
+func awaitingOf(d api.Declaration, groups []domain.GroupID) string {
+	var out []string
+	for _, g := range d.Groups {
+		if slices.Contains(groups, g.Group) && g.State == api.DeclarationAwaiting {
+			out = append(out, fmt.Sprintf("%d of %d for group %s", len(g.Approvals), g.Needed, g.Group))
+		}
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("declaration %s has your approval, %s: another person approves it with holdfast declaration approve %s --why", d.ID, strings.Join(out, ", "), d.ID)
 }
 
 func (s *service) declarationOpen(ctx context.Context, req api.DeclarationOpenRequest) (api.Declaration, error) {

@@ -346,10 +346,11 @@ func (d *decision) undeclare(g *api.DeclaredGroup) {
 	g.Automatic, g.Declared = false, time.Time{}
 }
 
-// run is the newest run of a group that was begun from a declaration: the one that a person ordered, if one did.
+// run is the newest run of a group that was begun from a declaration, for the word that last declared it: what was begun before that
+// word was another attempt.
 func (d *decision) run(id domain.DeclarationID, g api.DeclaredGroup) (api.Run, bool) {
 	for _, r := range slices.Backward(d.in.Runs) {
-		if r.Declaration == id && (g.Order == nil || r.ID == g.Order.Run) && slices.Contains(GroupsOf(r), g.Group) {
+		if r.Declaration == id && !r.Started.Before(g.Declared) && slices.Contains(GroupsOf(r), g.Group) {
 			return r, true
 		}
 	}

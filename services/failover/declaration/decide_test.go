@@ -274,6 +274,33 @@ run mine ends failed | d1-a awaiting_approval, erp awaiting_approval 0/1
 ann says open | d1-a declared, erp declared 1/1 | begin again for [erp] by ann, loss accepted [erp=false]`)
 }
 
+func TestWhatASecondPersonApprovesOfAnOrderIsARunOfItsOwn(t *testing.T) {
+	order := &api.DeclaredOrder{Run: "mine", Plan: "main"}
+	tell(t, "b", group("web", domain.FailoverManual, 0), group("db", domain.FailoverConfirm, 0, two)).says("ann", declaration.Open, func(w *declaration.Word) {
+		w.Orders = map[domain.GroupID]api.DeclaredOrder{"web": *order, "db": *order}
+	}).ends(api.StepDone).says("ben", declaration.Approve, nil).after(time.Second).ends(api.StepDone).is(`
+ann says open | d1-a awaiting_approval, db awaiting_approval 1/2, web declared 1/1 | begin mine for [web] by ann, loss accepted [web=false]
+run mine ends done | d1-a awaiting_approval, db awaiting_approval 1/2, web over 1/1
+ben says approve | d1-a declared, db declared 2/2, web over 1/1 | begin r2 for [db] by ben, loss accepted [db=false]
+after 1s | d1-a declared, db declared 2/2, web over 1/1
+run r2 ends done | d1-a over, db over 2/2, web over 1/1`)
+}
+
+func TestARunThatFailedBeforeAWordIsNotTheWordsAttempt(t *testing.T) {
+	erp := func(w *declaration.Word) { w.Groups = []domain.GroupID{"erp"} }
+	w := tell(t, "b", group("erp", domain.FailoverManual, 0), group("log", domain.FailoverConfirm, 0, two)).says("ann", declaration.Open, nil).ends(api.StepFailed).after(time.Second)
+	w.in.Held["erp"] = "another run has it"
+	w.says("ann", declaration.Open, erp).after(time.Second)
+	delete(w.in.Held, "erp")
+	w.after(time.Second).is(`
+ann says open | d1-a awaiting_approval, erp declared 1/1, log awaiting_approval 1/2 | begin r1 for [erp] by ann, loss accepted [erp=false]
+run r1 ends failed | d1-a awaiting_approval, erp withdrawn 0/1, log awaiting_approval 1/2
+after 1s
+ann says open | d1-a awaiting_approval, erp declared 1/1, log awaiting_approval 1/2
+after 1s
+after 1s | begin r2 for [erp] by ann, loss accepted [erp=false]`)
+}
+
 func TestAnOrderWhoseRunCannotBeginIsToldAndForgotten(t *testing.T) {
 	w := tell(t, "b", group("erp", domain.FailoverManual, 0))
 	w.in.Held["erp"] = "in run x"

@@ -114,8 +114,8 @@ func (w *tale) took(what string, s declaration.State, acts declaration.Actions, 
 	w.s = s
 	for _, l := range acts.Launch {
 		w.begun++
-		r := api.Run{ID: domain.RunID(fmt.Sprint("r", w.begun)), Declaration: l.Declaration, State: api.StepRunning}
-		if l.Order != nil {
+		r := api.Run{ID: domain.RunID(fmt.Sprint("r", w.begun)), Declaration: l.Declaration, State: api.StepRunning, Started: w.in.Wall}
+		if l.Order != nil && !slices.ContainsFunc(w.in.Runs, func(r api.Run) bool { return r.ID == l.Order.Run }) {
 			r.ID = l.Order.Run
 		}
 		for _, g := range l.Groups {
