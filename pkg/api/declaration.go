@@ -37,7 +37,7 @@ type Declaration struct {
 	Ended  time.Time            `json:"ended,omitzero"`  // it was withdrawn or over
 	ByHand bool                 `json:"by_hand"`         // opened on a person's word
 	Seen   bool                 `json:"confirmed_here"`  // the leader's health service confirmed the loss
-	Barred bool                 `json:"barred"`          // withdrawn by a person: none is opened by itself before the site was seen again
+	Barred bool                 `json:"barred"`          // withdrawn by a person as a whole: none is opened by itself before the site was seen again
 	Proof  DisasterProof        `json:"evidence"`        // of the loss
 	Groups []DeclaredGroup      `json:"groups"`          // by tier, then id
 	Votes  []VoterStatus        `json:"votes,omitempty"` // as the leader's quorum service last told them
@@ -60,10 +60,11 @@ type DeclaredGroup struct {
 	Group      domain.GroupID        `json:"group"`
 	Tier       int                   `json:"tier"`
 	Policy     domain.FailoverPolicy `json:"policy"`
-	Needed     int                   `json:"needed"`       // people who have to approve; 0: none
-	HoldDownNs int64                 `json:"hold_down_ns"` // how long the loss has to last before anything is done or asked
-	Epoch      domain.Epoch          `json:"epoch"`        // the group's desired state had when this was last decided
-	Mode       domain.Mode           `json:"mode"`         // in which its changes reached the leader
+	Needed     int                   `json:"needed"`           // people who have to approve; 0: none
+	HoldDownNs int64                 `json:"hold_down_ns"`     // how long the loss has to last before anything is done or asked
+	Epoch      domain.Epoch          `json:"epoch"`            // the group's desired state had when this was last decided
+	Barred     bool                  `json:"barred,omitempty"` // a person withdrew it by name: it is not declared by itself before the site was seen again
+	Mode       domain.Mode           `json:"mode"`             // in which its changes reached the leader
 	State      string                `json:"state"`
 	Since      time.Time             `json:"since"`             // it is in this state
 	Why        string                `json:"why"`               // in words

@@ -99,14 +99,14 @@ func (d *decision) open() {
 	for _, site := range slices.Sorted(maps.Keys(d.in.Losses)) {
 		loss := d.in.Losses[site]
 		if loss.Well {
-			d.clear(site)
+			d.clear(site, nil)
 		}
 		if site == d.in.Self || !loss.Suspected && !loss.Confirmed || d.barred(site) {
 			continue
 		}
 		var mine []domain.GroupID
 		for _, g := range d.in.Groups {
-			if g.Site == site && d.heir(g.Group, site) == d.in.Self {
+			if g.Site == site && d.heir(g.Group, site) == d.in.Self && !d.barredGroup(site, g.Group.ID) {
 				mine = append(mine, g.Group.ID)
 			}
 		}
@@ -119,18 +119,33 @@ func (d *decision) open() {
 	}
 }
 
-// clear lets declarations be opened again for a site that is seen.
-func (d *decision) clear(site domain.SiteID) {
+// clear lets declarations be opened again for a site that is seen, or that a person says is lost: of the groups for these (nil: all).
+func (d *decision) clear(site domain.SiteID, groups []domain.GroupID) {
 	for i := range d.s.List {
-		if x := &d.s.List[i]; x.Site == site && x.Barred {
-			x.Barred = false
-			d.changed[x.ID] = true
+		x := &d.s.List[i]
+		if x.Site != site {
+			continue
+		}
+		if x.Barred {
+			x.Barred, d.changed[x.ID] = false, true
+		}
+		for j := range x.Groups {
+			if g := &x.Groups[j]; g.Barred && (groups == nil || slices.Contains(groups, g.Group)) {
+				g.Barred, d.changed[x.ID] = false, true
+			}
 		}
 	}
 }
 
 func (d *decision) barred(site domain.SiteID) bool {
 	return slices.ContainsFunc(d.s.List, func(x api.Declaration) bool { return x.Site == site && x.Barred })
+}
+
+// barredGroup reports whether a person withdrew this group by name.
+func (d *decision) barredGroup(site domain.SiteID, id domain.GroupID) bool {
+	return slices.ContainsFunc(d.s.List, func(x api.Declaration) bool {
+		return x.Site == site && slices.ContainsFunc(x.Groups, func(g api.DeclaredGroup) bool { return g.Group == id && g.Barred })
+	})
 }
 
 // of is the open declaration of a site's loss; one is made when there is none.

@@ -166,6 +166,30 @@ health sees a | d1-a withdrawn, erp withdrawn 0/0
 health confirms a | d2-a held_down, erp held_down 0/0`)
 }
 
+func TestWhatAPersonWithdrewByNameBarsNoOtherGroup(t *testing.T) {
+	tell(t, "b", group("erp", domain.FailoverAuto, s30), group("log", domain.FailoverAuto, s30)).health("a", "suspects").
+		says("ann", declaration.Withdraw, func(w *declaration.Word) { w.Groups = []domain.GroupID{"erp"} }).health("a", "says nothing of").
+		health("a", "confirms").after(s30).ends(api.StepDone).after(s30).restarts().health("a", "sees").is(`
+health suspects a | d1-a suspected, erp suspected 0/0, log suspected 0/0
+ann says withdraw | d1-a suspected, erp withdrawn 0/0, log suspected 0/0
+health says nothing of a
+health confirms a | d1-a held_down, erp withdrawn 0/0, log held_down 0/0
+after 30s | d1-a declared, erp withdrawn 0/0, log declared 0/0 | begin r1 for [log] by policy, loss accepted [log=false]
+run r1 ends done | d1-a over, erp withdrawn 0/0, log over 0/0
+after 30s
+the service is started again
+health sees a | d1-a over, erp withdrawn 0/0, log over 0/0`)
+	w := tell(t, "b", group("erp", domain.FailoverAuto, 0), group("log", domain.FailoverManual, 0)).says("ann", declaration.Open, func(w *declaration.Word) { w.Groups = []domain.GroupID{"log"} })
+	w.ends(api.StepDone).health("a", "suspects").says("ann", declaration.Withdraw, func(w *declaration.Word) { w.ID, w.Groups = "d2-a", []domain.GroupID{"erp"} })
+	w.in.Groups = append(w.in.Groups, group("new", domain.FailoverAuto, 0))
+	w.health("a", "confirms").is(`
+ann says open | d1-a declared, log declared 1/1 | begin r1 for [log] by ann, loss accepted [log=false]
+run r1 ends done | d1-a over, log over 1/1
+health suspects a | d2-a suspected, erp suspected 0/0
+ann says withdraw | d2-a withdrawn, erp withdrawn 0/0
+health confirms a | d3-a declared, new declared 0/0 | begin r2 for [new] by policy, loss accepted [new=false]`)
+}
+
 func TestAPersonOpensWhatWasWithdrawn(t *testing.T) {
 	tell(t, "b", group("erp", domain.FailoverAuto, s30)).health("a", "confirms").says("ann", declaration.Withdraw, nil).says("ann", declaration.Open, nil).
 		says("ben", declaration.Withdraw, func(w *declaration.Word) { w.ID = "d2-a" }).is(`

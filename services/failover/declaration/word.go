@@ -156,7 +156,7 @@ func (d *decision) hearOpen(w Word) (domain.DeclarationID, error) {
 			}
 		}
 	}
-	d.clear(w.Site)
+	d.clear(w.Site, ids)
 	x := d.of(w.Site)
 	x.ByHand = x.ByHand || len(x.Acts) == 0
 	for _, id := range ids {
@@ -217,7 +217,8 @@ func (d *decision) approve(x *api.Declaration, g *api.DeclaredGroup, w Word, wha
 	d.note(x, g.Group, api.DeclarationAct{What: what, By: w.By, Claimed: w.Claimed, Host: w.Host, Why: w.Why})
 }
 
-// withdraw ends what is not under way. Nothing is opened by itself for the site before it was seen again.
+// withdraw ends what is not under way. Nothing is opened by itself for the site, or for the groups that were named, before it was seen
+// again.
 func (d *decision) withdraw(x *api.Declaration, groups []*api.DeclaredGroup, w Word) error {
 	for _, g := range groups {
 		if r, begun := d.run(x.ID, *g); g.State == api.DeclarationDeclared && begun && r.State == api.StepRunning {
@@ -227,7 +228,8 @@ func (d *decision) withdraw(x *api.Declaration, groups []*api.DeclaredGroup, w W
 	for _, g := range groups {
 		d.undeclare(g)
 		d.move(x, g, api.DeclarationWithdrawn, w.Why, w.Approval)
+		g.Barred = len(w.Groups) > 0
 	}
-	x.Barred = true
+	x.Barred = x.Barred || len(w.Groups) == 0
 	return nil
 }
