@@ -42,7 +42,7 @@ func newLedger() *ledger {
 		surveys: map[domain.GroupID]api.DeclarationSurvey{}, untold: make(chan struct{}, 1)}
 }
 
-// keptDeclarations is how many of the own ones are remembered, ended ones included.
+// keptDeclarations is how many of the own ones are remembered, ended ones included. Those that still count are beside it.
 const keptDeclarations = 100
 
 func (l *ledger) now() declaration.State {
@@ -126,15 +126,19 @@ func (s *service) lossesOf(ctx context.Context, h api.HealthStatus) map[domain.S
 	return out
 }
 
-// recall reads the own declarations again when it is not known how they stand. deciding is held.
+// recall reads the own declarations again when it is not known how they stand. One that cannot be read stops nothing. deciding is held.
 func (s *service) recall(ctx context.Context) error {
 	l := s.ledger
 	if !l.stale {
 		return nil
 	}
-	all, err := s.jour.LoadDeclarations(ctx, s.cfg.Site, s.cfg.Site, keptDeclarations)
+	now := time.Now()
+	all, bad, err := s.jour.LoadDeclarations(ctx, s.cfg.Site, s.cfg.Site, keptDeclarations, func(d api.Declaration) bool { return !declaration.Forgettable(d, now) })
 	if err != nil {
 		return err
+	}
+	for _, why := range bad {
+		s.log.Error("a declaration cannot be read, and counts no more", "error", why)
 	}
 	state := l.now()
 	state.List = nil
@@ -196,9 +200,7 @@ func (s *service) carryOut(ctx context.Context, next declaration.State, acts dec
 		return err
 	}
 	l.failed = map[domain.GroupID]string{}
-	if n := len(next.List); n > keptDeclarations {
-		next.List = next.List[n-keptDeclarations:]
-	}
+	next.List = declaration.Trim(next.List, keptDeclarations, time.Now())
 	l.set(next)
 	for _, d := range acts.Keep {
 		s.log.Info("declaration changed", "declaration", string(d.ID), "lost", string(d.Site), "state", d.State)

@@ -200,9 +200,12 @@ func (s *service) noteRefused(ctx context.Context, what string, id domain.Declar
 // declarationList is the declaration_list verb.
 func (s *service) declarationList(ctx context.Context, _ api.Empty) (api.DeclarationList, error) {
 	out := api.DeclarationList{Declarations: slices.Clone(s.ledger.now().List)}
-	copied, err := s.jour.LoadDeclarations(ctx, "", "*", keptDeclarations)
+	copied, bad, err := s.jour.LoadDeclarations(ctx, "", "*", keptDeclarations, nil)
 	if err != nil {
 		return out, err
+	}
+	for _, why := range bad {
+		s.log.Warn("a declaration is not listed", "error", why)
 	}
 	for _, d := range copied {
 		if d.Leader != s.cfg.Site {

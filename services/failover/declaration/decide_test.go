@@ -402,6 +402,31 @@ func TestARepeatedWordChangesNothing(t *testing.T) {
 	}
 }
 
+func TestWhatStillCountsIsNotForgotten(t *testing.T) {
+	old := api.Declaration{State: api.DeclarationOver, Ended: noon.Add(-25 * time.Hour), Acts: []api.DeclarationAct{{Number: 3}}, Told: 3, Groups: []api.DeclaredGroup{{Group: "erp"}}}
+	for name, c := range map[string]struct {
+		change func(*api.Declaration)
+		kept   bool
+	}{
+		"ended long ago": {func(*api.Declaration) {}, false},
+		"today":          {func(d *api.Declaration) { d.Ended = noon.Add(-23 * time.Hour) }, true},
+		"open":           {func(d *api.Declaration) { d.State, d.Ended = api.DeclarationAwaiting, time.Time{} }, true},
+		"barred":         {func(d *api.Declaration) { d.State, d.Barred = api.DeclarationWithdrawn, true }, true},
+		"a group barred": {func(d *api.Declaration) { d.Groups = []api.DeclaredGroup{{Group: "erp", Barred: true}} }, true},
+		"not told":       {func(d *api.Declaration) { d.Told = 2 }, true},
+	} {
+		first := old
+		c.change(&first)
+		got := declaration.Trim([]api.Declaration{first, old, old}, 2, noon)
+		if kept := len(got) == 3; kept != c.kept || len(got) < 2 {
+			t.Errorf("%s: %d are kept, want it kept: %v", name, len(got), c.kept)
+		}
+		if all := declaration.Trim([]api.Declaration{first, old}, 2, noon); len(all) != 2 {
+			t.Errorf("%s: %d of two are kept", name, len(all))
+		}
+	}
+}
+
 func TestWhatIsRememberedIsBounded(t *testing.T) {
 	w := tell(t, "b", group("erp", domain.FailoverAuto, s30))
 	for range 300 {

@@ -75,6 +75,30 @@ func (s State) Find(id domain.DeclarationID) (api.Declaration, bool) {
 	return api.Declaration{}, false
 }
 
+// counted is how long a declaration without a person counts towards how often a day there may be one.
+const counted = 24 * time.Hour
+
+// Forgettable reports whether nothing depends on a declaration any more: it ended long ago, bars nothing, and all of it was told.
+func Forgettable(d api.Declaration, wall time.Time) bool {
+	return api.DeclarationEnded(d.State) && wall.Sub(d.Ended) >= counted && lastAct(d) <= d.Told && !d.Barred &&
+		!slices.ContainsFunc(d.Groups, func(g api.DeclaredGroup) bool { return g.Barred })
+}
+
+// Trim drops the oldest declarations beyond most of which none counts any more.
+func Trim(list []api.Declaration, most int, wall time.Time) []api.Declaration {
+	beyond := len(list) - most
+	if beyond <= 0 {
+		return list
+	}
+	out := make([]api.Declaration, 0, len(list))
+	for i, d := range list {
+		if i >= beyond || !Forgettable(d, wall) {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
 // Need is how many people have to approve before a group is taken over, and why. today is how often it was declared without one
 // in the last 24 hours.
 func Need(g domain.Group, wall time.Time, today int) (people int, why string) {
@@ -101,7 +125,7 @@ func Today(list []api.Declaration, id domain.GroupID, wall time.Time) int {
 	n := 0
 	for _, d := range list {
 		for _, g := range d.Groups {
-			if g.Group == id && g.Automatic && !g.Declared.IsZero() && wall.Sub(g.Declared) < 24*time.Hour {
+			if g.Group == id && g.Automatic && !g.Declared.IsZero() && wall.Sub(g.Declared) < counted {
 				n++
 			}
 		}

@@ -38,40 +38,45 @@ func (j *Journal) PutDeclaration(ctx context.Context, d api.Declaration, last ui
 	return seq, fmt.Errorf("keep declaration %s: %w: %w", d.ID, domain.ErrUnavailable, err)
 }
 
-// LoadDeclarations reads the newest declarations that leader leads ("*": all, copies of other sites' included), oldest first: at most
-// limit. Those that self leads are told to the pump.
-func (j *Journal) LoadDeclarations(ctx context.Context, self, leader domain.SiteID, limit int) ([]Declared, error) {
+// LoadDeclarations reads the declarations that leader leads ("*": all, copies of other sites' included), oldest first: the newest limit
+// ones, and of those before them what older (nil: none) names. Those that self leads are told to the pump. A record that cannot be read
+// is left out, and bad says why.
+func (j *Journal) LoadDeclarations(ctx context.Context, self, leader domain.SiteID, limit int, older func(api.Declaration) bool) (out []Declared, bad []error, err error) {
 	subjects, err := j.conn.Subjects(ctx, api.StreamRuns, declarationSubject(leader, "*"))
 	if err != nil {
-		return nil, fmt.Errorf("load declarations: %w", err)
+		return nil, nil, fmt.Errorf("load declarations: %w", err)
 	}
 	names := slices.Collect(maps.Keys(subjects))
 	slices.SortFunc(names, func(a, b string) int { return strings.Compare(runOf(a), runOf(b)) })
-	if len(names) > limit {
+	if len(names) > limit && older == nil {
 		names = names[len(names)-limit:]
 	}
-	out := make([]Declared, 0, len(names))
-	for _, s := range names {
+	for i, s := range names {
 		rec, err := j.conn.Last(ctx, api.StreamRuns, s)
-		if err != nil {
-			return nil, fmt.Errorf("load declaration %s: %w", runOf(s), err)
+		if ctx.Err() != nil || errors.Is(err, domain.ErrUnavailable) {
+			return nil, nil, fmt.Errorf("load declaration %s: %w", runOf(s), err)
 		}
-		d, err := declared(rec)
+		var d Declared
+		if err == nil {
+			d, err = declared(rec)
+		}
 		if err != nil {
-			return nil, err
+			bad = append(bad, fmt.Errorf("load declaration %s: %w", runOf(s), err))
+			continue
+		}
+		if i < len(names)-limit && !older(d.Declaration) {
+			continue
 		}
 		if d.Leader == self {
 			j.stored(storedOf(rec))
 		}
 		out = append(out, d)
 	}
-	return out, nil
+	return out, bad, nil
 }
 
 func declared(rec bus.Record) (Declared, error) {
 	d := Declared{Seq: rec.Seq}
-	if err := json.Unmarshal(rec.Data, &d.Declaration); err != nil {
-		return d, fmt.Errorf("load declaration %s: %w", runOf(rec.Subject), err)
-	}
-	return d, nil
+	err := json.Unmarshal(rec.Data, &d.Declaration)
+	return d, err
 }

@@ -1,0 +1,46 @@
+package failover
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+)
+
+// idle is the service of a site that was made, and does nothing by itself.
+func (w *world) idle(id domain.SiteID, log *slog.Logger) *service {
+	return newService(w.t.Context(), Config{Site: id, Role: domain.SiteData, Timings: timings()}.withDefaults(), Deps{Mesh: w.mesh(id), Tracer: w.trace, Logger: log})
+}
+
+// TestWhatCountsIsRecalledHoweverOldAndWhatCannotBeReadStopsNothing: an old declaration that bars its site is read beside the newest,
+// and a broken record is told and left out.
+func TestWhatCountsIsRecalledHoweverOldAndWhatCannotBeReadStopsNothing(t *testing.T) {
+	w := newWorld(t, testGroup(t, "erp", domain.ModeSync, "db"))
+	var log bytes.Buffer
+	s := w.idle("b", slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelError})))
+	long := time.Now().Add(-48 * time.Hour)
+	for i := range keptDeclarations + 3 {
+		d := api.Declaration{ID: domain.DeclarationID(fmt.Sprintf("d%03d", i)), Site: "a", Leader: "b", State: api.DeclarationWithdrawn, Ended: long, Barred: i == 0}
+		if err := s.keep(t.Context(), []api.Declaration{d}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.mesh("b").Local().Append(t.Context(), api.RunSubject("b", "d050", "declaration"), []byte("{"), "broken", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.recall(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := s.ledger.now().List
+	if len(got) != keptDeclarations || got[0].ID != "d000" || got[1].ID != "d003" { // the newest without the broken one, and the one that bars
+		t.Errorf("%d are recalled, from %s and %s on", len(got), got[0].ID, got[1].ID)
+	}
+	if !strings.Contains(log.String(), "d050") {
+		t.Errorf("the broken record is not told: %s", log.String())
+	}
+}
