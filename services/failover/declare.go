@@ -23,6 +23,7 @@ type ledger struct {
 	// deciding is held from a decision until it is durable and what it begins is begun. It guards what stands below it.
 	deciding sync.Mutex
 	losses   map[domain.SiteID]declaration.Loss // as health last told them
+	told     clock.Time                         // when it did
 	failed   map[domain.GroupID]string          // runs that could not begin since the last decision, and why
 	seqs     map[domain.DeclarationID]uint64    // of the newest records in the journal
 	stale    bool                               // what is kept is not known: it is read again before the next decision
@@ -76,6 +77,7 @@ func (s *service) decide(ctx context.Context) {
 }
 
 func (s *service) decideOnce(ctx context.Context) {
+	asked := clock.Now()
 	health, err := call[api.HealthStatus](ctx, s, s.cfg.Timings.Call, api.ServiceHealth, api.VerbStatus, api.Empty{})
 	if err != nil {
 		return // no news; nothing is declared without it
@@ -87,13 +89,13 @@ func (s *service) decideOnce(ctx context.Context) {
 	l := s.ledger
 	l.deciding.Lock()
 	defer l.deciding.Unlock()
-	l.losses = s.lossesOf(ctx, health)
+	l.losses, l.told = s.lossesOf(ctx, health), asked
 	if err := s.recall(ctx); err != nil {
 		s.log.Debug("declarations not read", "error", err)
 		return
 	}
-	next, acts := declaration.Decide(l.now(), s.declarationInput(list, false))
-	if err := s.carryOut(ctx, next, acts, list); err != nil {
+	next, acts := declaration.Decide(l.now(), s.declarationInput(list, nil))
+	if err := s.carryOut(ctx, next, acts, list, nil); err != nil {
 		s.log.Warn("declaration not carried out", "error", err)
 	}
 	s.surveyOpen(ctx)
@@ -152,8 +154,19 @@ func (s *service) recall(ctx context.Context) error {
 	return nil
 }
 
-// declarationInput is what is known now. A person's word does not wait until a group that failed has calmed down. deciding is held.
-func (s *service) declarationInput(list api.GroupList, spoken bool) declaration.Input {
+// lossesFor is how many ticks what health said counts; without news it says nothing.
+const lossesFor = 5
+
+// fresh is what health says between two of its answers: nothing, when it has not answered for a while. deciding is held.
+func (s *service) fresh() map[domain.SiteID]declaration.Loss {
+	if clock.Now().Sub(s.ledger.told) > lossesFor*s.cfg.Timings.Tick+s.cfg.Timings.Call {
+		return nil
+	}
+	return s.ledger.losses
+}
+
+// declarationInput is what is known now. The groups of a person's word do not wait until they have calmed down. deciding is held.
+func (s *service) declarationInput(list api.GroupList, spoken []domain.GroupID) declaration.Input {
 	l := s.ledger
 	in := declaration.Input{Self: s.cfg.Site, NewID: domain.DeclarationID(ulid.Make().String()), Now: time.Duration(clock.Now()), Wall: time.Now(), Losses: l.losses, Drained: list.Drained(), Groups: list.Groups,
 		Held: map[domain.GroupID]string{}, Failed: l.failed, ApprovalLasts: s.cfg.ApprovalLasts}
@@ -167,7 +180,7 @@ func (s *service) declarationInput(list api.GroupList, spoken bool) declaration.
 	for _, g := range list.Groups {
 		if why := s.busy(g.Group.ID); why != "" {
 			in.Held[g.Group.ID] = why
-		} else if !spoken && !s.calmNow(g.Group.ID) {
+		} else if !slices.Contains(spoken, g.Group.ID) && !s.calmNow(g.Group.ID) {
 			in.Held[g.Group.ID] = "its last run failed a moment ago"
 		}
 	}
@@ -192,8 +205,9 @@ func (s *service) busy(g domain.GroupID) string {
 	return ""
 }
 
-// carryOut makes a decision durable, and begins what it begins. The state counts only then. deciding is held.
-func (s *service) carryOut(ctx context.Context, next declaration.State, acts declaration.Actions, list api.GroupList) error {
+// carryOut makes a decision durable, and begins what it begins. The state counts only then. Of the runs that cannot begin it gives the
+// errors of those with one of these groups (nil: all). deciding is held.
+func (s *service) carryOut(ctx context.Context, next declaration.State, acts declaration.Actions, list api.GroupList, of []domain.GroupID) error {
 	l := s.ledger
 	if err := s.keep(ctx, acts.Keep); err != nil {
 		l.stale = true
@@ -208,7 +222,9 @@ func (s *service) carryOut(ctx context.Context, next declaration.State, acts dec
 	}
 	var all []error
 	for _, x := range acts.Launch {
-		all = append(all, s.beginRuns(ctx, x, list))
+		if err := s.beginRuns(ctx, x, list); of == nil || slices.ContainsFunc(x.Groups, func(g domain.GroupID) bool { return slices.Contains(of, g) }) {
+			all = append(all, err)
+		}
 	}
 	return errors.Join(all...)
 }

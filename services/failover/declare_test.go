@@ -2,6 +2,7 @@ package failover
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -9,7 +10,9 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/failover/declaration"
 )
 
 // idle is the service of a site that was made, and does nothing by itself.
@@ -42,5 +45,38 @@ func TestWhatCountsIsRecalledHoweverOldAndWhatCannotBeReadStopsNothing(t *testin
 	}
 	if !strings.Contains(log.String(), "d050") {
 		t.Errorf("the broken record is not told: %s", log.String())
+	}
+}
+
+// TestAWordIsForItsOwnGroups: other groups go on waiting, what fails with them is not the reply's, and health that is silent confirms nothing.
+func TestAWordIsForItsOwnGroups(t *testing.T) {
+	erp, log := testGroup(t, "erp", domain.ModeSync, "db"), testGroup(t, "log", domain.ModeSync, "web")
+	w := newWorld(t, erp, log)
+	s := w.idle("b", nil)
+	list := api.GroupList{Groups: []api.GroupDesired{{Group: erp, Site: "a"}, {Group: log, Site: "a"}}}
+	word := []domain.GroupID{"erp"}
+	s.bump("erp")
+	s.bump("log")
+	if in := s.declarationInput(list, word); in.Held["erp"] != "" || in.Held["log"] == "" {
+		t.Errorf("held: %v; want log alone", in.Held)
+	}
+	s.closed = true // no run can begin
+	for _, g := range []domain.GroupID{"erp", "log"} {
+		acts := declaration.Actions{Launch: []declaration.Launch{{Declaration: "d1-a", Site: "a", Groups: []domain.GroupID{g}, AcceptLoss: map[domain.GroupID]bool{}}}}
+		if err := s.carryOut(t.Context(), declaration.State{}, acts, list, word); errors.Is(err, domain.ErrUnavailable) != (g == "erp") || (err == nil) != (g == "log") {
+			t.Errorf("the run of group %s could not begin, and the word about erp is answered with %v", g, err)
+		}
+		if s.ledger.failed[g] == "" {
+			t.Errorf("that group %s failed is not known", g)
+		}
+	}
+	s.ledger.losses = map[domain.SiteID]declaration.Loss{"a": {Confirmed: true}}
+	s.ledger.told = clock.Now()
+	if !s.fresh()["a"].Confirmed {
+		t.Error("what health just said does not count")
+	}
+	s.ledger.told = clock.Now().Add(-time.Minute)
+	if len(s.fresh()) != 0 {
+		t.Error("what health said a minute ago counts")
 	}
 }

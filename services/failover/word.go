@@ -41,7 +41,9 @@ func (s *service) hear(ctx context.Context, w declaration.Word, list api.GroupLi
 	if err := s.recall(ctx); err != nil {
 		return api.Declaration{}, err
 	}
-	in := s.declarationInput(list, true)
+	concerned := s.concerned(w, list)
+	in := s.declarationInput(list, concerned)
+	in.Losses = s.fresh()
 	for _, g := range w.Groups {
 		if why := in.Held[g]; w.What == declaration.Open && why != "" {
 			return api.Declaration{}, fmt.Errorf("%w: %s", domain.ErrRefused, why)
@@ -51,7 +53,27 @@ func (s *service) hear(ctx context.Context, w declaration.Word, list api.GroupLi
 	if err != nil {
 		return d, err
 	}
-	return d, s.carryOut(ctx, next, acts, list)
+	return d, s.carryOut(ctx, next, acts, list, concerned)
+}
+
+// concerned are the groups that a word is about: those named; else those of the declaration, or of the lost site.
+func (s *service) concerned(w declaration.Word, list api.GroupList) []domain.GroupID {
+	if len(w.Groups) > 0 {
+		return w.Groups
+	}
+	out := []domain.GroupID{}
+	d, _ := s.ledger.now().Find(w.ID)
+	for _, g := range d.Groups {
+		if !api.DeclarationEnded(g.State) && g.State != api.DeclarationDeclared {
+			out = append(out, g.Group)
+		}
+	}
+	for _, g := range list.Groups {
+		if w.What == declaration.Open && g.Site == w.Site {
+			out = append(out, g.Group.ID)
+		}
+	}
+	return out
 }
 
 // declareByHand is a failover that a person starts: its word that the site is lost, and how it wants it answered.
