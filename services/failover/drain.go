@@ -76,6 +76,13 @@ func (s *service) tryDrain(ctx context.Context, req api.DrainRequest) (d api.Dra
 	if id := s.arriving(); id != "" {
 		return d, false, fmt.Errorf("drain site %s: %w: run %s brings groups here: wait for its end", s.cfg.Site, domain.ErrRefused, id)
 	}
+	now, err := s.store.All(ctx)
+	if err != nil {
+		return d, false, err
+	}
+	if got := policy.Arrived(s.cfg.Site, list, now); len(got) > 0 {
+		return d, false, fmt.Errorf("drain site %s: %w: groups %v came here while it was planned: drain it again", s.cfg.Site, domain.ErrConflict, got)
+	}
 	if err := s.setDrain(ctx, have, &d, "drain_started"); err != nil {
 		return d, false, err
 	}

@@ -113,16 +113,41 @@ func NextRun(d api.Drain) (int, bool) {
 	return i, i >= 0
 }
 
-// Finish ends a drain whose runs are at their ends: what failed to move stays.
+// Arrived are the groups that are wanted at a site now and were not before.
+func Arrived(self domain.SiteID, before, now api.GroupList) []domain.GroupID {
+	var out []domain.GroupID
+	for _, g := range now.Groups {
+		if g.Site == self && !at(before, g.Group.ID, self) {
+			out = append(out, g.Group.ID)
+		}
+	}
+	return out
+}
+
+func at(list api.GroupList, id domain.GroupID, site domain.SiteID) bool {
+	return slices.ContainsFunc(list.Groups, func(g api.GroupDesired) bool { return g.Group.ID == id && g.Site == site })
+}
+
+// Finish ends a drain whose runs are at their ends: what failed to move stays, and what came after it was planned.
 func Finish(d api.Drain, self domain.SiteID, list api.GroupList) api.Drain {
 	d.State, d.Stays = api.DrainDrained, slices.Clone(d.Stays)
 	for _, r := range d.Runs {
 		for _, id := range r.Groups {
-			here := slices.ContainsFunc(list.Groups, func(g api.GroupDesired) bool { return g.Group.ID == id && g.Site == self })
-			if r.State == api.StepFailed && here {
+			if r.State == api.StepFailed && at(list, id, self) {
 				d.Stays = append(d.Stays, api.DrainStay{Group: id, Why: fmt.Sprintf("run %s to site %s: %s", r.ID, r.To, r.Error)})
 			}
 		}
 	}
+	for _, g := range list.Groups {
+		if id := g.Group.ID; g.Site == self && !planned(d, id) {
+			d.Stays = append(d.Stays, api.DrainStay{Group: id, Why: "it is wanted here, and the drain was planned without it: drain the site again"})
+		}
+	}
 	return d
+}
+
+// planned reports whether a drain says what becomes of a group.
+func planned(d api.Drain, id domain.GroupID) bool {
+	return slices.ContainsFunc(d.Stays, func(s api.DrainStay) bool { return s.Group == id }) ||
+		slices.ContainsFunc(d.Runs, func(r api.DrainRun) bool { return slices.Contains(r.Groups, id) })
 }

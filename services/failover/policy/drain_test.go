@@ -81,6 +81,14 @@ func TestWhatFailedToMoveStaysAndWhatMovedAllTheSameDoesNot(t *testing.T) {
 	if got.State != api.DrainDrained || len(got.Stays) != 2 || got.Stays[1].Group != "erp" || !strings.Contains(got.Stays[1].Why, "run r2 to site b: no lease") {
 		t.Fatalf("%+v", got)
 	}
+	in.List.Groups[3].Site = "a" // while the drain was planned
+	if was, now := draining().List, in.List; !slices.Equal(policy.Arrived("a", was, now), []domain.GroupID{"far"}) || len(policy.Arrived("a", now, now)) != 0 {
+		t.Errorf("arrived: %v", policy.Arrived("a", was, now))
+	}
+	d.Runs[1].Groups = []domain.GroupID{"erp"}
+	if got = policy.Finish(d, "a", in.List); len(got.Stays) != 3 || got.Stays[2].Group != "far" || !strings.Contains(got.Stays[2].Why, "planned without it") {
+		t.Errorf("with what came meanwhile: %+v", got.Stays)
+	}
 	if len(d.Stays) != 1 {
 		t.Error("the drain that was given changed")
 	}
