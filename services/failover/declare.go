@@ -247,10 +247,11 @@ func (s *service) keep(ctx context.Context, all []api.Declaration) error {
 func (s *service) beginRuns(ctx context.Context, x declaration.Launch, list api.GroupList) error {
 	var all []error
 	outage := s.outageOf(ctx, x.Site)
+	estimates := s.estimates(ctx, x.Groups, x.Checkpoints)
 	for _, o := range s.ordersOf(x, list) {
 		o.outage = outage
 		for _, g := range o.groups {
-			o.estimate[g] = s.estimate(ctx, g, o.checkpoints[g])
+			o.estimate[g] = estimates[g]
 		}
 		_, err := s.launch(ctx, o, list)
 		if err == nil {
@@ -303,4 +304,19 @@ func (s *service) estimate(ctx context.Context, g domain.GroupID, checkpoint dom
 		return api.LossEstimate{Text: fmt.Sprintf("not known (%v)", err)}
 	}
 	return e
+}
+
+// estimates asks for all groups at once: a replicator that hangs costs the time of one call.
+func (s *service) estimates(ctx context.Context, groups []domain.GroupID, checkpoints map[domain.GroupID]domain.LSN) map[domain.GroupID]api.LossEstimate {
+	all := make([]api.LossEstimate, len(groups))
+	var wg sync.WaitGroup
+	for i, g := range groups {
+		wg.Go(func() { all[i] = s.estimate(ctx, g, checkpoints[g]) })
+	}
+	wg.Wait()
+	out := make(map[domain.GroupID]api.LossEstimate, len(groups))
+	for i, g := range groups {
+		out[g] = all[i]
+	}
+	return out
 }

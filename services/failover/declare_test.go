@@ -80,3 +80,22 @@ func TestAWordIsForItsOwnGroups(t *testing.T) {
 		t.Error("what health said a minute ago counts")
 	}
 }
+
+func TestAReplicatorThatHangsCostsTheTimeOfOneCall(t *testing.T) {
+	w := newWorld(t)
+	w.hangs = true
+	s := w.idle("b", nil)
+	s.cfg.Timings.Call = 200 * time.Millisecond
+	groups := make([]domain.GroupID, 20)
+	for i := range groups {
+		groups[i] = domain.GroupID(fmt.Sprint("g", i))
+	}
+	began := time.Now()
+	got := s.estimates(t.Context(), groups, nil)
+	if took := time.Since(began); took > 10*s.cfg.Timings.Call {
+		t.Errorf("%d estimates took %s", len(groups), took)
+	}
+	if len(got) != len(groups) || !strings.Contains(got["g7"].Text, "not known") {
+		t.Errorf("%d estimates, one is %q", len(got), got["g7"].Text)
+	}
+}

@@ -125,7 +125,11 @@ func (s *fakeSite) replicator() map[string]bus.Endpoint {
 			}
 			return api.Empty{}, nil
 		}),
-		api.VerbEstimate: bus.Answer(func(_ context.Context, r api.EstimateRequest) (api.LossEstimate, error) {
+		api.VerbEstimate: bus.Answer(func(ctx context.Context, r api.EstimateRequest) (api.LossEstimate, error) {
+			if s.w.hangs {
+				<-ctx.Done()
+				return api.LossEstimate{}, ctx.Err()
+			}
 			if r.Checkpoint > 100 {
 				return api.LossEstimate{}, fmt.Errorf("checkpoint %d: %w", r.Checkpoint, domain.ErrNotFound)
 			}

@@ -319,10 +319,11 @@ const surveyEvery = 5 * time.Second
 // survey asks the own replicator, hosts and quorum what taking groups over would bring.
 func (s *service) survey(ctx context.Context, groups []domain.GroupID, list api.GroupList) {
 	seen := map[domain.GroupID]api.DeclarationSurvey{}
+	losses := s.estimates(ctx, groups, nil)
 	for _, g := range list.Groups {
 		if slices.Contains(groups, g.Group.ID) {
 			v := s.fits(g.Group)
-			v.Loss, v.At = s.estimate(ctx, g.Group.ID, 0), time.Now().UTC()
+			v.Loss, v.At = losses[g.Group.ID], time.Now().UTC()
 			seen[g.Group.ID] = v
 		}
 	}

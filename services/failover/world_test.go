@@ -40,6 +40,7 @@ type world struct {
 	order        []string
 	lease        map[domain.GroupID]*fakeLease
 	refuseDemote bool
+	hangs        bool                   // the replicators answer no question for an estimate
 	running      map[domain.VMID]string // where, for the check that nothing runs twice
 }
 
