@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -20,24 +21,32 @@ import (
 	"github.com/holdfast-dr/holdfast/services/health/assess"
 )
 
-// maxEvidence bounds the documents that are kept; the oldest go first. Each was published besides.
-const maxEvidence = 256
+const (
+	maxEvidence  = 256         // documents that are kept; the oldest go first. Each was published besides
+	maxUnwritten = 64          // documents that wait for the disk; the oldest go first
+	endWithin    = time.Second // the end waits for the disk no longer
+)
 
 // records are the documents of evidence this site's observer concluded from, on disk, a file each. Its methods may be called from any
-// goroutine.
+// goroutine. A goroutine of its own writes them: the observer waits for no disk.
 type records struct {
 	dir  string // empty: kept in memory only
 	site domain.SiteID
 	log  *slog.Logger
+	save func(path string, data []byte) error
 
-	mu   sync.Mutex
-	kept []api.Evidence // oldest first
-	last int64          // of an ID
+	mu        sync.Mutex
+	kept      []api.Evidence // oldest first
+	last      int64          // of an ID
+	unwritten []api.Evidence // wait for the disk, oldest first
+	behind    bool           // some did not wait, and the log says so
+	gone      []string       // IDs of documents that are to leave the disk
+	wake      chan struct{}  // there is something to write
 }
 
 // openRecords reads what is kept. A document that cannot be read is left alone and said in the log.
 func openRecords(dir string, site domain.SiteID, log *slog.Logger) *records {
-	r := &records{site: site, log: log}
+	r := &records{site: site, log: log, save: saveEvidence, wake: make(chan struct{}, 1)}
 	if dir == "" {
 		return r
 	}
@@ -63,7 +72,9 @@ func openRecords(dir string, site domain.SiteID, log *slog.Logger) *records {
 	return r
 }
 
-// add keeps the document of a change, and gives it its ID. That it is not on disk is said in the log: the event carries it, too.
+func saveEvidence(path string, data []byte) error { return identity.WriteFile(path, data, 0o600) }
+
+// add keeps the document of a change, gives it its ID and has it written. It waits for no disk.
 func (r *records) add(at time.Time, c assess.Change) api.Evidence {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -76,24 +87,92 @@ func (r *records) add(at time.Time, c assess.Change) api.Evidence {
 	}
 	e.Assessment.Evidence = nil // the witnesses have it
 	r.kept = append(r.kept, e)
+	var gone []string
+	for len(r.kept) > maxEvidence {
+		gone = append(gone, r.kept[0].ID)
+		r.kept = r.kept[1:]
+	}
 	if r.dir != "" {
+		r.queue(e, gone)
+	}
+	return e
+}
+
+// queue has the writer write a document and remove others. What does not fit is dropped, the oldest first: the events carry the
+// documents, and a file too many is removed after the next start.
+func (r *records) queue(e api.Evidence, gone []string) {
+	r.unwritten, r.gone = append(r.unwritten, e), append(r.gone, gone...)
+	if len(r.unwritten) > maxUnwritten {
+		if !r.behind {
+			r.log.Warn("the disk is too slow for evidence: the oldest that waits is not kept on disk", "id", r.unwritten[0].ID)
+		}
+		r.behind, r.unwritten = true, r.unwritten[1:]
+	}
+	if n := len(r.gone) - maxEvidence; n > 0 {
+		r.gone = r.gone[n:]
+	}
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// start begins to write. What it returns ends that: it waits for what is unwritten, but not for a disk that hangs.
+func (r *records) start() (stop func()) {
+	end, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for ended := false; !ended; r.flush() {
+			select {
+			case <-r.wake:
+			case <-end:
+				ended = true
+			}
+		}
+	}()
+	return func() {
+		close(end)
+		select {
+		case <-done:
+		case <-time.After(endWithin):
+			r.log.Warn("evidence not all on disk at the end: the disk is too slow")
+		}
+	}
+}
+
+// flush writes what waits. That a document is not on disk is said in the log.
+func (r *records) flush() {
+	for {
+		e, gone, ok := r.next()
+		if !ok {
+			return
+		}
 		data, err := json.MarshalIndent(e, "", "  ")
 		if err == nil {
-			err = identity.WriteFile(r.path(e.ID), data, 0o600)
+			err = r.save(r.path(e.ID), data)
 		}
 		if err != nil {
 			r.log.Warn("evidence not kept on disk", "id", e.ID, "error", err)
 		}
-	}
-	for len(r.kept) > maxEvidence {
-		if r.dir != "" {
-			if err := os.Remove(r.path(r.kept[0].ID)); err != nil {
-				r.log.Warn("old evidence not removed", "id", r.kept[0].ID, "error", err)
+		for _, id := range gone {
+			if err := os.Remove(r.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				r.log.Warn("old evidence not removed", "id", id, "error", err)
 			}
 		}
-		r.kept = r.kept[1:]
 	}
-	return e
+}
+
+// next takes the oldest document that waits, and what is to be removed.
+func (r *records) next() (e api.Evidence, gone []string, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.unwritten) == 0 {
+		r.behind = false
+		return e, nil, false
+	}
+	e, gone = r.unwritten[0], r.gone
+	r.unwritten, r.gone = r.unwritten[1:], nil
+	return e, gone, true
 }
 
 func (r *records) path(id string) string { return filepath.Join(r.dir, id+".json") }

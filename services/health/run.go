@@ -122,6 +122,7 @@ func (s *service) told(ctx context.Context) []domain.SiteID {
 
 func (s *service) run(ctx context.Context) error {
 	local := s.mesh.Local()
+	defer s.records.start()()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
