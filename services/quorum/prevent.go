@@ -15,12 +15,14 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/pkg/event"
+	"github.com/holdfast-dr/holdfast/pkg/identity"
 )
 
 // preventFile is there while the site may join a quorum only. It holds the request that made it.
 const preventFile = "prevent.json"
 
-// Prevented reads from a service's folder whether its site may join a quorum only, and the request that made it so.
+// Prevented reads from a service's folder whether its site may join a quorum only, and the request that made it so. A file that
+// cannot be read prevents, beside the error.
 func Prevented(dir string) (api.PreventRequest, bool, error) {
 	var req api.PreventRequest
 	raw, err := os.ReadFile(filepath.Join(dir, preventFile))
@@ -34,23 +36,33 @@ func Prevented(dir string) (api.PreventRequest, bool, error) {
 	return req, true, nil
 }
 
+// readPrevented takes it at the start. Where it cannot be read the site joins only: a voter that runs is worth more than the answer.
+func (s *service) readPrevented() {
+	_, prevented, err := Prevented(s.cfg.Dir)
+	if err != nil {
+		s.log.Warn("the site may join a quorum only until this is mended", "error", err)
+	}
+	s.prevented.Store(prevented)
+}
+
 // SetPrevent writes it, durably. The service of the folder sees it at its next start; one that runs is asked by api.VerbPrevent.
+// What root writes belongs to the owner of the folder: the service is seldom root.
 func SetPrevent(dir string, req api.PreventRequest) error {
 	path := filepath.Join(dir, preventFile)
 	if !req.On {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("allow the site to form a quorum: %w", err)
 		}
+		if err := durable.SyncDir(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("allow the site to form a quorum: %w", err)
+		}
 		return nil
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("keep the site from forming a quorum: %w", err)
 	}
 	raw, err := json.Marshal(req)
 	if err != nil {
 		return fmt.Errorf("keep the site from forming a quorum: %w", err)
 	}
-	if err := durable.WriteFile(path, raw, 0o600); err != nil {
+	if err := identity.WriteFile(path, raw, 0o600); err != nil {
 		return fmt.Errorf("keep the site from forming a quorum: %w", err)
 	}
 	return nil

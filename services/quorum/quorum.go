@@ -116,12 +116,8 @@ func newService(ctx context.Context, cfg Config, deps Deps) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, prevented, err := Prevented(cfg.Dir)
-	if err != nil {
-		return nil, err
-	}
-	s.prevented.Store(prevented)
-	s.log.Info("quorum starts", "other_boot", other, "prevented", prevented)
+	s.readPrevented()
+	s.log.Info("quorum starts", "other_boot", other, "prevented", s.prevented.Load())
 	if own, ok := cfg.own(); ok {
 		s.voter, err = filevoter.Open(filevoter.Config{ID: own.ID, Dir: filepath.Join(cfg.Dir, "votes"), Mirror: cfg.MirrorDir,
 			BootID: deps.BootID, Now: s.instant, Logger: s.log, Faults: deps.Faults})
