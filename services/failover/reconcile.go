@@ -51,7 +51,7 @@ func (s *service) reconcileOnce(ctx context.Context) {
 		}
 		switch {
 		case g.Site != s.cfg.Site:
-			if lease.Held && lease.Epoch > g.Epoch {
+			if unused(g, lease) {
 				s.giveBack(ctx, g, lease)
 			}
 		case !lease.Held:
@@ -214,6 +214,10 @@ func (s *service) restart(ctx context.Context, g domain.Group, v domain.VM, h do
 	_, err = s.startOn(ctx, h, "", g.ID, e, v, disks)
 	return err
 }
+
+// unused reports whether a lease that is held here is one a run won and could not use. A forced one is not: people took it for what
+// they are about to do here, and the site that is to serve is the lost one until they have.
+func unused(g api.GroupDesired, l api.Lease) bool { return l.Held && l.Epoch > g.Epoch && !l.Forced }
 
 // giveBack releases a lease that a run won and could not use, for the site that is to serve. Only when nothing can be written
 // here: no VM up and no volume served.
