@@ -100,7 +100,11 @@ func (s *service) vote(ctx context.Context, p *peer, b ballot) (core.Response, e
 	defer cancel()
 	return p.breaker.Execute(func() (core.Response, error) {
 		if p.witness != nil {
-			return p.witness.Ask(ctx, witness.Ballot(b))
+			resp, err := p.witness.Ask(ctx, witness.Ballot(b))
+			if err != nil {
+				return core.Response{}, err
+			}
+			return p.checked(resp, b.Request)
 		}
 		data, err := json.Marshal(b)
 		if err != nil {
@@ -114,11 +118,19 @@ func (s *service) vote(ctx context.Context, p *peer, b ballot) (core.Response, e
 		if err := json.Unmarshal(raw, &resp); err != nil {
 			return core.Response{}, fmt.Errorf("decode answer of voter %s: %w", p.voter.ID, err)
 		}
-		if resp.Voter != p.voter.ID {
-			return core.Response{}, fmt.Errorf("answer of voter %s names %s: %w", p.voter.ID, resp.Voter, domain.ErrInvalid)
-		}
-		return resp, nil
+		return p.checked(resp, b.Request)
 	})
+}
+
+// checked refuses what is no answer of the voter to the request: the core counts an answer for who and for what it says it is.
+func (p *peer) checked(resp core.Response, req core.Request) (core.Response, error) {
+	switch {
+	case resp.Voter != p.voter.ID:
+		return core.Response{}, fmt.Errorf("answer of voter %s names %s: %w", p.voter.ID, resp.Voter, domain.ErrInvalid)
+	case resp.Nonce != req.Nonce || resp.Verb != req.Verb:
+		return core.Response{}, fmt.Errorf("answer of voter %s to %s %d is to %s %d: %w", p.voter.ID, req.Verb, req.Nonce, resp.Verb, resp.Nonce, domain.ErrInvalid)
+	}
+	return resp, nil
 }
 
 // note keeps how a request went at a time, and reports whether the voter answers after it had not.

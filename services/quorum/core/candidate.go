@@ -364,7 +364,8 @@ func (c *Candidate) startAccept(now Instant, reg Register) []Action {
 	c.lossUsed = !reg.Holds(c.p.Self)
 	switch {
 	case c.force != nil:
-		c.lossUsed = c.forceLoses(reg)
+		c.force.loses = c.force.loses || c.forceLoses(reg)
+		c.lossUsed = c.force.loses
 		reg = c.forceRegister(reg)
 	case c.lossUsed:
 		reg.InSync = []domain.SiteID{c.p.Self}

@@ -50,7 +50,8 @@ type forcing struct {
 	nonce   uint64  // of its first round: answers to older ones say nothing of now
 	drained Instant // the lost side's lease is over
 	until   Instant
-	gen     int // force generation in use, 0 before the first attempt
+	gen     int  // force generation in use, 0 before the first attempt
+	loses   bool // an attempt was made over a register that shows a loss: a later one may find its own register
 }
 
 // Electors is everyone the candidate knows to have, or to have had, a vote: whom a Force must name or say to be lost.
@@ -94,7 +95,7 @@ func (c *Candidate) unforceable(cmd Force) (Reason, []VoterID) {
 		return OutOfForces, nil
 	}
 	var strangers []VoterID
-	for _, id := range slices.Concat(cmd.Named, cmd.Lost) {
+	for _, id := range cmd.Named { // who is lost and is no elector is not counted either way
 		if !slices.Contains(c.electors, id) {
 			strangers = append(strangers, id)
 		}

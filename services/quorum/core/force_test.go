@@ -239,3 +239,38 @@ func TestPreventKeepsALeaseAndForbidsTheNext(t *testing.T) {
 		t.Error("a may form a quorum again, and does not")
 	}
 }
+
+// The first attempt reached one voter: the second finds a register that shows no loss, and the loss is recorded all the same.
+func TestALossThatAForceAcceptedIsRecordedAlsoByItsSecondAttempt(t *testing.T) {
+	l := begin(newLab(t, threeAndTwo()...))
+	l.lose("a")
+	l.force("b", true)
+	for l.cands["b"].state != accepting {
+		l.run(ms(1))
+	}
+	l.down["b2"] = true
+	l.run(ms(20))
+	if e := l.voters["b1"].Record().VEpoch; e.Force() != 1 || l.voters["b2"].Record().VEpoch.Force() != 0 {
+		t.Fatalf("b1 has %s: want the register of the first attempt at b1 alone", e)
+	}
+	l.run(2 * time.Second)
+	if l.serving() != "" {
+		t.Fatalf("%q serves with one voter", l.serving())
+	}
+	delete(l.down, "b2")
+	l.run(settle)
+	if l.serving() != "b" || !strings.Contains(strings.Join(l.lines, "\n"), "loss accepted: what the others agreed on alone") {
+		t.Errorf("%q serves, want b, with the loss recorded:\n%s", l.serving(), l.story())
+	}
+}
+
+// Who is lost and never had a vote that is known here changes nothing: registers elsewhere may name it.
+func TestAForceMayNameAStrangerAsLost(t *testing.T) {
+	l := begin(newLab(t, threeAndTwo()...))
+	l.lose("a")
+	l.do("b", l.cands["b"].Force(l.now, Force{Named: l.nodesOf("b"), Lost: append(l.nodesOf("a"), "z9"), AcceptLoss: true, Within: 30 * time.Second}))
+	l.run(settle)
+	if l.serving() != "b" {
+		t.Errorf("%q serves, want b:\n%s", l.serving(), l.story())
+	}
+}
