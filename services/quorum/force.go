@@ -103,7 +103,7 @@ func (s *service) checkForce(req api.ForceRequest) error {
 			return refuse("voter %s is this site's own, and is said to be lost", v.ID)
 		}
 	}
-	for _, id := range slices.Concat(req.Voters, req.Lost) {
+	for _, id := range req.Voters {
 		if s.peers[core.VoterID(id)] == nil {
 			return refuse("%s is no voter of the configuration", id)
 		}
@@ -111,6 +111,11 @@ func (s *service) checkForce(req api.ForceRequest) error {
 	if places := s.placesOf(req.Lost); len(places) > 1 && !req.Prevented {
 		return refuse("voters of several places are lost (%s), and a site of them that starts cut off from here could have a majority of the old votes: "+
 			"before one starts, run there: holdfast quorum prevent SITE on --offline; and say that you see to it (--prevented)", strings.Join(places, ", "))
+	}
+	for _, id := range req.Lost { // a voter that was replaced is in no configuration any more, and registers name it still
+		if !domain.ValidToken(id) {
+			return refuse("%q is no name of a voter", id)
+		}
 	}
 	return nil
 }

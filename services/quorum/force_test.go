@@ -157,7 +157,8 @@ func TestAForceNeedsTwoPeopleAndSaysWhatIsMissing(t *testing.T) {
 		"no group is named":                            func(r *api.ForceRequest) { r.Groups = nil },
 		"voter v-a must be named":                      func(r *api.ForceRequest) { r.Lost = nil },
 		"voter v-b is this site's own":                 func(r *api.ForceRequest) { r.Voters, r.Lost = r.Lost, r.Voters },
-		"v-z is no voter":                              func(r *api.ForceRequest) { r.Lost = append(r.Lost, "v-z") },
+		"v-z is no voter":                              func(r *api.ForceRequest) { r.Voters = append(r.Voters, "v-z") },
+		"is no name of a voter":                        func(r *api.ForceRequest) { r.Lost = append(r.Lost, "v z") },
 	} {
 		req := forceOf("v-b", "v-a")
 		change(&req)
