@@ -286,6 +286,9 @@ func (g *group) forceError(a core.ForceRefused) error {
 	case core.ForceTooLate:
 		text = string(a.Reason) + ": " + g.tallied()
 	}
+	if a.Begun {
+		text += "; it was begun: the old votes may be void, and it may be completed later: look at the status of the group before anything else"
+	}
 	return fmt.Errorf("force quorum of group %s at site %s: %w: %s", g.id, g.s.cfg.Site, domain.ErrRefused, text)
 }
 

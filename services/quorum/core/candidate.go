@@ -364,6 +364,7 @@ func (c *Candidate) startAccept(now Instant, reg Register) []Action {
 	c.lossUsed = !reg.Holds(c.p.Self)
 	switch {
 	case c.force != nil:
+		c.force.begun = true
 		c.force.loses = c.force.loses || c.forceLoses(reg)
 		c.lossUsed = c.force.loses
 		reg = c.forceRegister(reg)

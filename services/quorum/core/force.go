@@ -25,6 +25,7 @@ type Force struct {
 type ForceRefused struct {
 	Reason Reason
 	Voters []VoterID
+	Begun  bool // an Accept was sent: the old votes may be void, and a later candidacy of this site may complete it
 }
 
 func (ForceRefused) action() {}
@@ -51,6 +52,7 @@ type forcing struct {
 	drained Instant // the lost side's lease is over
 	until   Instant
 	gen     int  // force generation in use, 0 before the first attempt
+	begun   bool // an Accept was sent
 	loses   bool // an attempt was made over a register that shows a loss: a later one may find its own register
 }
 
@@ -71,7 +73,7 @@ func (c *Candidate) Forcing() (drained Instant, ok bool) {
 func (c *Candidate) Force(now Instant, cmd Force) []Action {
 	out := c.expire(now)
 	if why, who := c.unforceable(cmd); why != "" {
-		return append(out, ForceRefused{why, who})
+		return append(out, ForceRefused{Reason: why, Voters: who})
 	}
 	drain := c.p.Timing.G
 	if c.mut.ForceUndrained {
@@ -162,8 +164,9 @@ func (c *Candidate) forceLoses(reg Register) bool {
 
 // endForce gives a force up.
 func (c *Candidate) endForce(why Reason, who ...VoterID) []Action {
+	begun := c.force.begun
 	c.force, c.campaign, c.cur, c.state = nil, nil, nil, idle
-	return append([]Action{ForceRefused{why, who}}, c.enter(Idle)...)
+	return append([]Action{ForceRefused{why, who, begun}}, c.enter(Idle)...)
 }
 
 // contradicted reports whether an answer shows that a voter said to be lost is not, while it is not too late to stop.

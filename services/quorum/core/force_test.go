@@ -274,3 +274,24 @@ func TestAForceMayNameAStrangerAsLost(t *testing.T) {
 		t.Errorf("%q serves, want b:\n%s", l.serving(), l.story())
 	}
 }
+
+// A force that is given up says whether votes were asked for: then the old ones may be void.
+func TestAForceThatIsGivenUpSaysWhetherItWasBegun(t *testing.T) {
+	for _, begun := range []bool{false, true} {
+		l := begin(newLab(t, threeAndTwo()...))
+		l.lose("a")
+		l.force("b", true)
+		for begun && l.cands["b"].state != accepting {
+			l.run(ms(1))
+		}
+		l.down["b2"] = true
+		c := l.cands["b"]
+		i := slices.IndexFunc(c.Tick(c.force.until), func(a Action) bool {
+			r, ok := a.(ForceRefused)
+			return ok && r.Reason == ForceTooLate && r.Begun == begun
+		})
+		if i < 0 {
+			t.Errorf("begun %v: not told so", begun)
+		}
+	}
+}
