@@ -63,9 +63,10 @@ type Maintenance struct {
 	Claimed string    `json:"claimed,omitempty"` // who the caller says it is
 }
 
-// Active reports whether the window is open at an instant.
+// Active reports whether the window is open at an instant. It is from when it is known: From is by the clock of another site, which may
+// be ahead of this one's, and a window is announced for now.
 func (m Maintenance) Active(at time.Time) bool {
-	return m.Ended.IsZero() && !at.Before(m.From) && at.Before(m.Until)
+	return m.Ended.IsZero() && at.Before(m.Until)
 }
 
 // MaintenanceChange announces a window, or ends the one of an ID.
