@@ -41,8 +41,8 @@ type windows struct {
 }
 
 // openWindows reads what a file keeps. A file that cannot be read is an error: a forgotten window could declare a disaster of a site that
-// is being worked on.
-func openWindows(dir string, site domain.SiteID) (*windows, error) {
+// is being worked on. What is over at the given time is left out.
+func openWindows(dir string, site domain.SiteID, at time.Time) (*windows, error) {
 	w := &windows{site: site, all: map[string]api.Maintenance{}}
 	if dir == "" {
 		return w, nil
@@ -60,7 +60,9 @@ func openWindows(dir string, site domain.SiteID) (*windows, error) {
 		return nil, fmt.Errorf("read maintenance windows %s: %w: announce them anew and remove the file", w.file, err)
 	}
 	for _, m := range list {
-		w.all[m.ID] = m
+		if at.Before(m.Until) {
+			w.all[m.ID] = m
+		}
 	}
 	return w, nil
 }
@@ -145,9 +147,13 @@ func (w *windows) put(at time.Time, m api.Maintenance) error {
 	return nil
 }
 
-// learn takes what another site's view tells: windows that are new here, and those that were ended.
+// learn takes what another site's view tells: windows that are new here, and those that were ended. It waits for nobody else who writes:
+// the view tells them again half a beat later, and a disk that hangs must not hold up every question to a peer.
 func (w *windows) learn(at time.Time, told []api.Maintenance) error {
-	w.changing.Lock()
+	told = slices.DeleteFunc(slices.Clone(told), func(m api.Maintenance) bool { _, news := w.news(at, m); return !news })
+	if len(told) == 0 || !w.changing.TryLock() {
+		return nil
+	}
 	defer w.changing.Unlock()
 	var all error
 	for _, m := range told {

@@ -13,7 +13,7 @@ func TestMaintenanceWindowsAreDurableEndByThemselvesAndSpread(t *testing.T) {
 	dir, at := t.TempDir(), time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	open := func(dir string, site domain.SiteID) *windows {
 		t.Helper()
-		w, err := openWindows(dir, site)
+		w, err := openWindows(dir, site, at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -55,11 +55,11 @@ func TestMaintenanceWindowsAreDurableEndByThemselvesAndSpread(t *testing.T) {
 }
 
 func TestMaintenanceThatCannotBeIsRefused(t *testing.T) {
-	w, err := openWindows(t.TempDir(), "a")
+	at := time.Unix(1e9, 0)
+	w, err := openWindows(t.TempDir(), "a", at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := time.Unix(1e9, 0)
 	for _, c := range []struct {
 		change api.MaintenanceChange
 		want   error
@@ -94,5 +94,44 @@ func TestMaintenanceThatCannotBeIsRefused(t *testing.T) {
 	}
 	if _, err := w.change(at, api.MaintenanceChange{For: time.Hour}, ""); !errors.Is(err, domain.ErrRefused) {
 		t.Fatalf("more windows than are kept: %v", err)
+	}
+}
+
+// While a window is being written to a disk that hangs, what the other sites tell holds nobody up.
+func TestLearningWaitsForNobodyWhoWrites(t *testing.T) {
+	at := time.Unix(1e9, 0)
+	w, err := openWindows("", "b", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := api.Maintenance{ID: "a-1", About: api.Part{Kind: "site", Site: "a", ID: "a"}, From: at, Until: at.Add(time.Hour), Why: "memory"}
+	w.changing.Lock() // by who waits for the disk
+	for range 20 {
+		if err := w.learn(at, []api.Maintenance{m}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.changing.Unlock()
+	if len(w.all) != 0 {
+		t.Fatal("learned beside who writes")
+	}
+	if err := w.learn(at, []api.Maintenance{m}); err != nil || len(w.active(at)) != 1 {
+		t.Fatalf("not learned when it was told again: %v, %v", w.active(at), err)
+	}
+}
+
+func TestAWindowThatIsOverIsNotOpenedAgain(t *testing.T) {
+	dir, at := t.TempDir(), time.Unix(1e9, 0)
+	w, err := openWindows(dir, "a", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.change(at, api.MaintenanceChange{For: time.Hour}, ""); err != nil {
+		t.Fatal(err)
+	}
+	for after, want := range map[time.Duration]int{time.Minute: 1, time.Hour: 0} {
+		if w, err = openWindows(dir, "a", at.Add(after)); err != nil || len(w.all) != want {
+			t.Errorf("after %v: %d windows, %v, want %d", after, len(w.all), err, want)
+		}
 	}
 }

@@ -44,7 +44,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 		return nil // only ctx ends the waiting
 	}
 	var err error
-	if s.windows, err = openWindows(cfg.Dir, cfg.Site); err != nil {
+	if s.windows, err = openWindows(cfg.Dir, cfg.Site, time.Now()); err != nil {
 		return err
 	}
 	s.records = openRecords(cfg.Dir, cfg.Site, s.log)
