@@ -113,14 +113,12 @@ func ParsePart(s string) (Part, error) {
 	return p, fmt.Errorf("%q names no part: use site:SITE, link:SITE-SITE, or KIND:SITE/NAME with rack, host, service, replicator, storage, port or vm: %w", s, domain.ErrInvalid)
 }
 
-// Covers reports whether a window about this part silences another part. On is what that runs on: a VM's host, a host's rack.
+// Covers reports whether a window about this part silences another part. On is what that runs on: a VM's host, a host's rack. A site covers its
+// links, too; which those are says who knows the sites, for names may hold '-' and an ID is not taken apart.
 func (p Part) Covers(other Part, on string) bool {
 	switch p.Kind {
 	case "site":
-		if other.Kind == "link" {
-			return linkEnds(other.ID, p.ID)
-		}
-		return p.Site == other.Site
+		return other.Kind != "link" && p.Site == other.Site
 	case "host":
 		if p.Site == other.Site && (other.Kind == "vm" && on == p.ID || other.Kind == "service" && other.ID == HostService(domain.HostID(p.ID))) {
 			return true
@@ -131,9 +129,4 @@ func (p Part) Covers(other Part, on string) bool {
 		}
 	}
 	return p == other
-}
-
-// linkEnds reports whether a link's ID has a site at one of its ends. Names may hold '-', so that an ID is not taken apart.
-func linkEnds(id, site string) bool {
-	return strings.HasPrefix(id, site+"-") || strings.HasSuffix(id, "-"+site)
 }

@@ -9,11 +9,10 @@ import (
 
 // silenced reports whether an open window covers an object.
 func (d *decision) silenced(o api.Observation) bool {
-	site := o.Site
 	if o.Kind == KindLink {
-		site = ""
+		return d.linkSilenced(o.ID)
 	}
-	return slices.ContainsFunc(d.in.Maintenance, func(p api.Part) bool { return p.Covers(api.Part{Kind: o.Kind, Site: site, ID: o.ID}, o.On) })
+	return slices.ContainsFunc(d.in.Maintenance, func(p api.Part) bool { return p.Covers(api.Part{Kind: o.Kind, Site: o.Site, ID: o.ID}, o.On) })
 }
 
 // siteSilenced reports whether a whole site is under maintenance.
@@ -23,7 +22,9 @@ func (d *decision) siteSilenced(site domain.SiteID) bool {
 
 // linkSilenced reports whether a link is, or a site at one of its ends.
 func (d *decision) linkSilenced(id string) bool {
-	return d.silenced(api.Observation{Kind: KindLink, ID: id})
+	return slices.ContainsFunc(d.in.Maintenance, func(p api.Part) bool {
+		return p.Kind == KindLink && p.ID == id || p.Kind == KindSite && d.touches(id, p.Site)
+	})
 }
 
 // heard drops what is under maintenance of what is hurt at one site. A VM is silenced by its host's rack, too.
@@ -49,13 +50,14 @@ func (d *decision) heard(all, hurt []api.Observation) []api.Observation {
 func (d *decision) note() {
 	for i, a := range d.out {
 		for _, p := range d.in.Maintenance {
-			if p.Site == a.Site || p.Kind == KindLink && touches(p.ID, a.Site) {
+			if p.Site == a.Site || p.Kind == KindLink && d.touches(p.ID, a.Site) {
 				d.out[i].Maintained = append(d.out[i].Maintained, p.String())
 			}
 		}
 	}
 }
 
-func touches(link string, site domain.SiteID) bool {
-	return api.Part{Kind: KindSite, Site: site, ID: string(site)}.Covers(api.Part{Kind: KindLink, ID: link}, "")
+// touches reports whether a site is at one of a link's ends. Names may hold '-', so that the ID is compared and not taken apart.
+func (d *decision) touches(link string, site domain.SiteID) bool {
+	return slices.ContainsFunc(d.in.Sites, func(other domain.SiteID) bool { return other != site && link == LinkID(site, other) })
 }
