@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,7 +24,8 @@ import (
 )
 
 const (
-	maxWindows      = 64 // that are not over
+	maxWindows      = 64   // that are not over
+	maxText         = 1024 // bytes of what people say of a window
 	maintenanceFile = "maintenance.json"
 )
 
@@ -215,6 +217,10 @@ func (s *service) maintain(ctx context.Context, c api.MaintenanceChange) (api.Ma
 	}
 	m, err := s.windows.change(time.Now(), c, audit.Who(ctx))
 	if err != nil {
+		entry.What = "maintenance_refused." + cmp.Or(c.End, c.About.String())
+		if rerr := audit.Append(ctx, s.mesh.Local(), entry); rerr != nil {
+			s.log.Warn("the audit says that maintenance changed, and it was refused", "error", err, "audit", rerr)
+		}
 		return m, err
 	}
 	s.log.Info("maintenance changed", "about", m.About.String(), "until", m.Until, "ended", !m.Ended.IsZero(), "why", c.Why)
@@ -222,9 +228,22 @@ func (s *service) maintain(ctx context.Context, c api.MaintenanceChange) (api.Ma
 	return m, nil
 }
 
+// believable reports whether a window another site tells is one a site of the installation can have announced. Any site may pass it on.
+func (s *service) believable(m api.Maintenance) bool {
+	made := slices.ContainsFunc(s.cfg.Sites, func(x Site) bool {
+		stamp, ok := strings.CutPrefix(m.ID, string(x.ID)+"-")
+		_, err := strconv.ParseInt(stamp, 36, 64)
+		return ok && err == nil
+	})
+	return made && len(m.ID) <= maxText && len(m.By) <= maxText && s.mayMaintain(api.MaintenanceChange{About: m.About, Why: m.Why, By: m.Claimed}) == nil
+}
+
 func (s *service) mayMaintain(c api.MaintenanceChange) error {
 	if c.Why == "" {
 		return fmt.Errorf("maintenance: say why, it is kept in the audit: %w", domain.ErrInvalid)
+	}
+	if len(c.Why) > maxText || len(c.By) > maxText {
+		return fmt.Errorf("maintenance: why and by whom: at most %d bytes each: %w", maxText, domain.ErrInvalid)
 	}
 	if c.End != "" {
 		return nil

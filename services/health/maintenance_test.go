@@ -2,6 +2,7 @@ package health
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -132,6 +133,27 @@ func TestAWindowThatIsOverIsNotOpenedAgain(t *testing.T) {
 	for after, want := range map[time.Duration]int{time.Minute: 1, time.Hour: 0} {
 		if w, err = openWindows(dir, "a", at.Add(after)); err != nil || len(w.all) != want {
 			t.Errorf("after %v: %d windows, %v, want %d", after, len(w.all), err, want)
+		}
+	}
+}
+
+func TestAWindowThatNobodyCanHaveAnnouncedIsNotBelieved(t *testing.T) {
+	s := &service{cfg: testConfig("a")}
+	good := api.Maintenance{ID: "b-k3", About: api.Part{Kind: "site", Site: "b", ID: "b"}, Why: "memory", By: "b.operator"}
+	if !s.believable(good) {
+		t.Fatal("a window of site b is not believed")
+	}
+	for name, change := range map[string]func(*api.Maintenance){
+		"of no site":        func(m *api.Maintenance) { m.ID = "z-k3" },
+		"without a number":  func(m *api.Maintenance) { m.ID = "b-!" },
+		"about no site":     func(m *api.Maintenance) { m.About = api.Part{Kind: "site", Site: "z", ID: "z"} },
+		"about nothing":     func(m *api.Maintenance) { m.About = api.Part{Kind: "moon", Site: "b", ID: "x"} },
+		"without a reason":  func(m *api.Maintenance) { m.Why = "" },
+		"with a long story": func(m *api.Maintenance) { m.Why = strings.Repeat("x", maxText+1) },
+	} {
+		m := good
+		if change(&m); s.believable(m) {
+			t.Errorf("%s: believed", name)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -190,6 +191,7 @@ func (s *service) run(ctx context.Context) error {
 
 // learnWindows takes the maintenance windows of another site's view.
 func (s *service) learnWindows(told []api.Maintenance) {
+	told = slices.DeleteFunc(slices.Clone(told), func(m api.Maintenance) bool { return !s.believable(m) })
 	if err := s.windows.learn(time.Now(), told); err != nil {
 		s.log.Warn("maintenance windows of another site not kept", "error", err)
 	}
