@@ -1,16 +1,15 @@
 package objectvoter
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"sync"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
+	"github.com/holdfast-dr/holdfast/services/quorum/sealed"
 )
 
 var (
@@ -21,8 +20,6 @@ var (
 )
 
 const magic = "holdfast-object-1"
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Object is one client's view of one group's record. Its methods may be called from any goroutine.
 type Object struct {
@@ -143,7 +140,7 @@ func encode(c content) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode vote record: %w", err)
 	}
-	return fmt.Appendf(nil, "%s %08x\n%s", magic, crc32.Checksum(body, castagnoli), body), nil
+	return sealed.Seal(magic, body), nil
 }
 
 // decode reads what encode made; nothing is the content of no object. The error is ErrCorrupt.
@@ -151,8 +148,8 @@ func decode(data []byte) (content, error) {
 	if data == nil {
 		return content{}, nil
 	}
-	head, body, _ := bytes.Cut(data, []byte("\n"))
-	if string(head) != fmt.Sprintf("%s %08x", magic, crc32.Checksum(body, castagnoli)) {
+	body, ok := sealed.Open(magic, data)
+	if !ok {
 		return content{}, fmt.Errorf("%w: %d bytes, checksum differs", ErrCorrupt, len(data))
 	}
 	var c content

@@ -1,12 +1,10 @@
 package sharevoter
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
+	"github.com/holdfast-dr/holdfast/services/quorum/sealed"
 )
 
 // ErrCorrupt is a version whose content cannot be believed.
@@ -30,8 +29,6 @@ const (
 	tempAge = time.Minute
 	magic   = "holdfast-share-1"
 )
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Chain is one client's view of one group's chain. Its methods may be called from any goroutine; they may block for as
 // long as the share does.
@@ -116,8 +113,8 @@ func (c *Chain) read(version uint64) (core.Record, error) {
 	if err != nil {
 		return core.Record{}, fmt.Errorf("read share voter %s: %w: %w", path, domain.ErrUnavailable, err)
 	}
-	head, body, _ := bytes.Cut(data, []byte("\n"))
-	if string(head) != fmt.Sprintf("%s %08x", magic, crc32.Checksum(body, castagnoli)) {
+	body, ok := sealed.Open(magic, data)
+	if !ok {
 		return core.Record{}, fmt.Errorf("read share voter %s: %w: %w", path, domain.ErrRefused, ErrCorrupt)
 	}
 	var rec core.Record
@@ -136,8 +133,7 @@ func (c *Chain) Swap(expect uint64, rec core.Record) (core.Swapped, error) {
 	}
 	temp := filepath.Join(c.dir, ".temp-"+rand.Text())
 	defer func() { _ = os.Remove(temp) }()
-	data := fmt.Appendf(nil, "%s %08x\n%s", magic, crc32.Checksum(body, castagnoli), body)
-	if err := writeSynced(temp, data); err != nil {
+	if err := writeSynced(temp, sealed.Seal(magic, body)); err != nil {
 		return core.SwapUnknown, fmt.Errorf("write share voter %s: %w: %w", c.dir, domain.ErrUnavailable, err)
 	}
 	return c.link(temp, expect)
