@@ -184,7 +184,7 @@ func (w *world) heal() {
 	w.cut = [8][8]bool{}
 	w.drop, w.dup, w.late, w.localLate = 0, 0, 0, 0
 	for _, s := range w.sites {
-		if _, under := s.c.Forcing(); under && s.q.up {
+		if s.c.Forcing() && s.q.up {
 			s.do(s.c.Withdraw(s.q.local())) // the operator's word is over: the lost machines come back
 			s.campaign(false)
 		}

@@ -129,7 +129,7 @@ func (s *siteNode) granted(g core.Granted) {
 }
 
 func (s *siteNode) send(a core.Send) {
-	if _, under := s.c.Forcing(); under && a.Req.Verb == core.Accept {
+	if s.c.Forcing() && a.Req.Verb == core.Accept {
 		s.w.op.accepted = true
 	}
 	for _, p := range s.passives {

@@ -59,13 +59,8 @@ type forcing struct {
 // Electors is everyone the candidate knows to have, or to have had, a vote: whom a Force must name or say to be lost.
 func (c *Candidate) Electors() []VoterID { return slices.Clone(c.electors) }
 
-// Forcing reports whether a Force is under way, and when the old lease is over at the earliest.
-func (c *Candidate) Forcing() (drained Instant, ok bool) {
-	if c.force == nil {
-		return 0, false
-	}
-	return c.force.drained, true
-}
+// Forcing reports whether a Force is under way.
+func (c *Candidate) Forcing() bool { return c.force != nil }
 
 // Force begins to take an epoch of a higher force generation with the named voters: probe until the old lease has drained,
 // Prepare at every named voter, Accept with the named voters as the configuration. It ends in Granted or in ForceRefused.
