@@ -16,7 +16,7 @@ func validateTransport(v *validator, f string, t domain.Transport) {
 	for i, w := range t.Schedule {
 		wf := fmt.Sprintf("%s.schedule[%d]", f, i)
 		validateRate(v, wf+".rate_limit", w.RateLimit)
-		validateWindow(v, wf, domain.Window{Days: w.Days, From: w.From, To: w.To})
+		validateWindow(v, wf, w.Window())
 	}
 }
 

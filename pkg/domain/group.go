@@ -95,7 +95,7 @@ type Automatic struct {
 
 // Allowed reports whether a time is in one of the windows, in that time's zone.
 func (a Automatic) Allowed(at time.Time) bool {
-	return len(a.Windows) == 0 || slices.ContainsFunc(a.Windows, func(w Window) bool { return w.Has(at) })
+	return within(a.Windows, at)
 }
 
 // Group is a protection group: the volumes and VMs that fail over together and share one write order.
@@ -159,23 +159,6 @@ type CheckpointsChange struct {
 	Age      *time.Duration `json:"age,omitempty"`
 	Count    *int           `json:"count,omitempty"`
 	Bytes    *int64         `json:"bytes,omitempty"`
-}
-
-// Of is c with the change.
-func (x CheckpointsChange) Of(c Checkpoints) Checkpoints {
-	change(&c.Disabled, x.Disabled)
-	change(&c.Every, x.Every)
-	change(&c.AppEvery, x.AppEvery)
-	change(&c.Keep.Age, x.Age)
-	change(&c.Keep.Count, x.Count)
-	change(&c.Keep.Bytes, x.Bytes)
-	return c
-}
-
-func change[T any](to *T, by *T) {
-	if by != nil {
-		*to = *by
-	}
 }
 
 // Target is one replica of a group. A group's sites are its Home and its Targets; whichever of them is primary,

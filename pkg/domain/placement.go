@@ -72,9 +72,27 @@ func (w Window) Has(at time.Time) bool {
 	return on(today) && minute >= from || on(yesterday) && minute < to
 }
 
+// String is the window as ParseWindow reads it.
+func (w Window) String() string {
+	days := make([]string, len(w.Days))
+	for i, d := range w.Days {
+		days[i] = string(d)
+	}
+	text := string(w.From) + "-" + string(w.To)
+	if len(days) > 0 {
+		text = strings.Join(days, ",") + "@" + text
+	}
+	return text
+}
+
+// within reports whether a time lies in one of the windows; where there are none, it does.
+func within(windows []Window, at time.Time) bool {
+	return len(windows) == 0 || slices.ContainsFunc(windows, func(w Window) bool { return w.Has(at) })
+}
+
 // Open reports whether a move may begin at a time.
 func (r Return) Open(at time.Time) bool {
-	return len(r.Within) == 0 || slices.ContainsFunc(r.Within, func(w Window) bool { return w.Has(at) })
+	return within(r.Within, at)
 }
 
 // Barred is nil when a site may serve the group by its placement. Else it wraps ErrRefused, and names the setting and the mend.

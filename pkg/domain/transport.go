@@ -32,17 +32,20 @@ type Rate int64
 // MinRate is the lowest limit that makes sense: a frame may have 6 MiB.
 const MinRate Rate = 16 << 10
 
+// rateUnits are the units of a rate as text, the largest first.
+var rateUnits = []struct {
+	suffix string
+	bytes  Rate
+}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}}
+
 // UnmarshalText reads 512KiB, 10MiB, 1GiB or 0.
 func (r *Rate) UnmarshalText(b []byte) error {
 	s := string(b)
-	for _, u := range []struct {
-		suffix string
-		bytes  int64
-	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}} {
+	for _, u := range rateUnits {
 		num, ok := strings.CutSuffix(s, u.suffix)
 		n, err := strconv.ParseInt(num, 10, 64)
-		if ok && err == nil && n >= 0 && n <= (1<<50)/u.bytes {
-			*r = Rate(n * u.bytes)
+		if ok && err == nil && n >= 0 && n <= (1<<50)/int64(u.bytes) {
+			*r = Rate(n) * u.bytes
 			return nil
 		}
 	}
@@ -96,26 +99,21 @@ const (
 // Rate is the limit at a time, in that time's zone. A window with a time that is none never applies.
 func (t Transport) Rate(at time.Time) Rate {
 	for _, w := range t.Schedule {
-		if (Window{Days: w.Days, From: w.From, To: w.To}).Has(at) {
+		if w.Window().Has(at) {
 			return w.RateLimit
 		}
 	}
 	return t.RateLimit
 }
 
+// Window is when the rate holds.
+func (w RateWindow) Window() Window { return Window{Days: w.Days, From: w.From, To: w.To} }
+
 // TransportChange is what of a Transport is to be another; what is nil stays.
 type TransportChange struct {
 	RateLimit   *Rate         `json:"rate_limit,omitempty"`
 	Schedule    *[]RateWindow `json:"schedule,omitempty"` // all windows; an empty list: none
 	Compression *Compression  `json:"compression,omitempty"`
-}
-
-// Of is t with the change.
-func (x TransportChange) Of(t Transport) Transport {
-	change(&t.RateLimit, x.RateLimit)
-	change(&t.Schedule, x.Schedule)
-	change(&t.Compression, x.Compression)
-	return t
 }
 
 // ParseRateWindow reads a window as people write it in one line: [DAY[,DAY...]@]HH:MM-HH:MM RATE. The error wraps ErrInvalid.
@@ -143,11 +141,7 @@ func (t Transport) String() string {
 		fmt.Fprintf(&out, ", at most %s a second", t.RateLimit)
 	}
 	for _, w := range t.Schedule {
-		out.WriteString(", ")
-		for i, d := range w.Days {
-			out.WriteString(string(d) + map[bool]string{true: "@", false: ","}[i == len(w.Days)-1])
-		}
-		fmt.Fprintf(&out, "%s-%s %s", w.From, w.To, w.RateLimit)
+		fmt.Fprintf(&out, ", %s %s", w.Window(), w.RateLimit)
 	}
 	if c := t.compression(); c != CompressionNone {
 		fmt.Fprintf(&out, ", compression %s", c)
@@ -157,10 +151,7 @@ func (t Transport) String() string {
 
 // String is the rate with the largest unit that divides it, as UnmarshalText reads it.
 func (r Rate) String() string {
-	for _, u := range []struct {
-		suffix string
-		bytes  Rate
-	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}} {
+	for _, u := range rateUnits {
 		if r != 0 && r%u.bytes == 0 {
 			return strconv.FormatInt(int64(r/u.bytes), 10) + u.suffix
 		}

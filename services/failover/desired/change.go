@@ -37,8 +37,14 @@ func Changed(g domain.Group, r api.GroupSetRequest) (domain.Group, error) {
 	set(&g.Placement.Pinned, r.Pinned)
 	set(&g.Placement.Forbidden, r.Forbidden)
 	set(&g.Placement.Return, r.Return)
-	if r.Checkpoints != nil {
-		g.Checkpoints = r.Checkpoints.Of(g.Checkpoints.WithDefaults())
+	if x := r.Checkpoints; x != nil {
+		g.Checkpoints = g.Checkpoints.WithDefaults()
+		set(&g.Checkpoints.Disabled, x.Disabled)
+		set(&g.Checkpoints.Every, x.Every)
+		set(&g.Checkpoints.AppEvery, x.AppEvery)
+		set(&g.Checkpoints.Keep.Age, x.Age)
+		set(&g.Checkpoints.Keep.Count, x.Count)
+		set(&g.Checkpoints.Keep.Bytes, x.Bytes)
 	}
 	if r.Durability != "" {
 		g.Durability = r.Durability
@@ -68,7 +74,10 @@ func sentTo(g *domain.Group, r api.GroupSetRequest) error {
 		if i < 0 {
 			return fmt.Errorf("change group %s: %w: site %s is no target of it", g.ID, domain.ErrInvalid, site)
 		}
-		g.Targets[i].Transport = x.Of(g.Targets[i].Transport)
+		to := &g.Targets[i].Transport
+		set(&to.RateLimit, x.RateLimit)
+		set(&to.Schedule, x.Schedule)
+		set(&to.Compression, x.Compression)
 	}
 	return nil
 }
