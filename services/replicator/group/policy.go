@@ -84,7 +84,8 @@ func (g *Group) adopt(ctx context.Context, def domain.Group) error {
 		return nil
 	}
 	poke(s.volumeWake)
-	text, err := s.adopt(def)
+	changed, err := s.adopt(def)
+	text := strings.Join(changed, ", ")
 	if text != "" {
 		s.log.Info("policy adopted", "change", text)
 	}
@@ -95,21 +96,19 @@ func (g *Group) adopt(ctx context.Context, def domain.Group) error {
 }
 
 // adopt brings the session's targets to a policy, and says what changes.
-func (s *session) adopt(def domain.Group) (text string, err error) {
+func (s *session) adopt(def domain.Group) (changed []string, err error) {
 	s.changing.Lock()
 	defer s.changing.Unlock()
 	if s.ctx.Err() != nil {
-		return "", nil // the next session begins with it
+		return nil, nil // the next session begins with it
 	}
 	sites := def.SitesOf()
 	for site := range s.senders.all() {
 		sites = append(sites, site)
 	}
 	slices.Sort(sites)
-	var texts []string
-	defer func() { text = strings.Join(texts, ", ") }()
-	if t := s.goBy(def.Durability); t != "" {
-		texts = append(texts, t)
+	if text := s.goBy(def.Durability); text != "" {
+		changed = append(changed, text)
 	}
 	for _, site := range slices.Compact(sites) {
 		was, mode := domain.ModeNone, def.ModeTo(s.g.cfg.Site, site)
@@ -117,16 +116,16 @@ func (s *session) adopt(def domain.Group) (text string, err error) {
 		if t != nil {
 			was = t.mode()
 			if t.sendBy(def.TransportTo(s.g.cfg.Site, site)) {
-				texts = append(texts, fmt.Sprintf("%s is sent to otherwise", site))
+				changed = append(changed, fmt.Sprintf("%s is sent to otherwise", site))
 			}
 		}
 		if was == mode {
 			continue
 		}
-		texts = append(texts, fmt.Sprintf("%s from %s to %s", site, was, mode))
+		changed = append(changed, fmt.Sprintf("%s from %s to %s", site, was, mode))
 		if t == nil {
 			if t, err = s.newSender(site, mode); err != nil {
-				return "", err
+				return changed, err
 			}
 			s.register.admit(site, mode == domain.ModeSync)
 			s.senders.put(t)
@@ -135,7 +134,7 @@ func (s *session) adopt(def domain.Group) (text string, err error) {
 		}
 		s.change(t, mode)
 	}
-	return "", nil
+	return changed, nil
 }
 
 // change makes a target one of another mode. Under changing.
