@@ -72,27 +72,16 @@ func serviceCommands() []*cobra.Command {
 		}
 		out = append(out, c)
 	}
-	return append(out, natsCommand(), relayCommand())
+	return append(out,
+		// where no other server is at hand that the services can stand beside
+		partCommand("nats", "Run only the NATS server of a site, for services that are processes of their own", site.RunNATS),
+		partCommand("relay", "Run only the relay of a site, by which others reach sites they have no way to", site.RunRelay))
 }
 
-// relayCommand runs the relay that other sites reach some sites by.
-func relayCommand() *cobra.Command {
+// partCommand runs a part of a site that is no service.
+func partCommand(name, short string, run func(context.Context, config.Config, site.Options) error) *cobra.Command {
 	var file string
-	c := &cobra.Command{
-		Use: "relay", Short: "Run only the relay of a site, by which others reach sites they have no way to", Args: exactly(0, "no argument"), GroupID: "services",
-		RunE: running(&file, site.RunRelay),
-	}
-	c.Flags().StringVar(&file, "config", os.Getenv(configEnv), "the site's configuration file (also in "+configEnv+")")
-	return c
-}
-
-// natsCommand runs the NATS server that a site's services stand beside, where no other is at hand.
-func natsCommand() *cobra.Command {
-	var file string
-	c := &cobra.Command{
-		Use: "nats", Short: "Run only the NATS server of a site, for services that are processes of their own", Args: exactly(0, "no argument"), GroupID: "services",
-		RunE: running(&file, site.RunNATS),
-	}
+	c := &cobra.Command{Use: name, Short: short, Args: exactly(0, "no argument"), GroupID: "services", RunE: running(&file, run)}
 	c.Flags().StringVar(&file, "config", os.Getenv(configEnv), "the site's configuration file (also in "+configEnv+")")
 	return c
 }
