@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -23,19 +24,17 @@ func askSite[Resp, Req any](w *world, id domain.SiteID, verb string, req Req) (R
 }
 
 // drained waits until a site says that its drain has ended.
-func (w *world) drained(id domain.SiteID) api.Drain {
+func (w *world) drained(id domain.SiteID) (out api.Drain) {
 	w.t.Helper()
-	end := time.Now().Add(60 * time.Second)
-	for {
+	w.comes(60*time.Second, func() string {
 		st, err := askSite[api.FailoverStatus](w, id, api.VerbStatus, api.Empty{})
 		if err == nil && st.Drain != nil && st.Drain.State == api.DrainDrained {
-			return *st.Drain
+			out = *st.Drain
+			return ""
 		}
-		if time.Now().After(end) {
-			w.t.Fatalf("site %s is not drained: %+v, %v", id, st.Drain, err)
-		}
-		time.Sleep(20 * time.Millisecond) // a poll of a condition
-	}
+		return fmt.Sprintf("site %s is not drained: %+v, %v", id, st.Drain, err)
+	})
+	return out
 }
 
 // TestADrainGoesOnWhoeverDiesMeanwhile kills the service that leads the first move, and in the second the service of the drained site,
@@ -119,8 +118,7 @@ func (w *world) takesNoneUntilUndrained(id domain.SiteID) {
 // started waits until so many runs of kind start are done at a site.
 func (w *world) started(id domain.SiteID, n int) {
 	w.t.Helper()
-	end := time.Now().Add(60 * time.Second)
-	for {
+	w.comes(60*time.Second, func() string {
 		done := 0
 		for _, r := range w.runs(id) {
 			if r.Kind == api.RunStart && r.State == api.StepDone {
@@ -128,13 +126,10 @@ func (w *world) started(id domain.SiteID, n int) {
 			}
 		}
 		if done >= n {
-			return
+			return ""
 		}
-		if time.Now().After(end) {
-			w.t.Fatalf("%d starts are done at site %s, want %d", done, id, n)
-		}
-		time.Sleep(20 * time.Millisecond) // a poll of a condition
-	}
+		return fmt.Sprintf("%d starts are done at site %s, want %d", done, id, n)
+	})
 }
 
 func TestADrainIsRefusedWithoutAReasonAndAsksOnlyForItsOwn(t *testing.T) {
@@ -193,15 +188,11 @@ func TestEverySiteKnowsWhichSitesAreDrained(t *testing.T) {
 // knowsDrained waits until a site counts another one as drained.
 func (w *world) knowsDrained(at, id domain.SiteID) {
 	w.t.Helper()
-	end := time.Now().Add(30 * time.Second)
-	for {
+	w.comes(30*time.Second, func() string {
 		l, err := askSite[api.GroupList](w, at, api.VerbGroupList, api.Empty{})
 		if slices.Contains(l.Drained(), id) {
-			return
+			return ""
 		}
-		if time.Now().After(end) {
-			w.t.Fatalf("site %s knows %v as drained (%v), want %s", at, l.Drained(), err, id)
-		}
-		time.Sleep(20 * time.Millisecond) // a poll of a condition
-	}
+		return fmt.Sprintf("site %s knows %v as drained (%v), want %s", at, l.Drained(), err, id)
+	})
 }

@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -38,13 +39,12 @@ func TestPlacementIsChangedOnALiveGroupAndHonoured(t *testing.T) {
 // eventuallyDesired waits until a site's copy of desired state is as it should be.
 func (w *world) eventuallyDesired(id domain.SiteID, ok func(api.GroupDesired) bool) {
 	w.t.Helper()
-	end := time.Now().Add(30 * time.Second)
-	for d := w.desiredAt(id); !ok(d); d = w.desiredAt(id) {
-		if time.Now().After(end) {
-			w.t.Fatalf("site %s still has %+v", id, d)
+	w.comes(30*time.Second, func() string {
+		if d := w.desiredAt(id); !ok(d) {
+			return fmt.Sprintf("site %s still has %+v", id, d)
 		}
-		time.Sleep(20 * time.Millisecond) // a poll of a condition
-	}
+		return ""
+	})
 }
 
 // TestTheServingSiteRefusesAMoveThatItsNewestPlacementBars changes the placement after the move was laid out elsewhere: only the

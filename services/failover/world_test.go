@@ -247,6 +247,18 @@ func (w *world) eventually(what string, ok func() bool) {
 	}
 }
 
+// comes asks services again and again until nothing is missing any more; ask says what is.
+func (w *world) comes(within time.Duration, ask func() (missing string)) {
+	w.t.Helper()
+	end := time.Now().Add(within)
+	for missing := ask(); missing != ""; missing = ask() {
+		if time.Now().After(end) {
+			w.t.Fatal(missing)
+		}
+		time.Sleep(20 * time.Millisecond) // a poll of a condition
+	}
+}
+
 // runsAt waits until a VM answers at a site.
 func (w *world) runsAt(vm domain.VMID, where string) {
 	w.t.Helper()
