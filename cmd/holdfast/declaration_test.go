@@ -59,6 +59,7 @@ func TestTwoPeopleDeclareTheLossOfASite(t *testing.T) {
 		return o.code == 0 && json.Unmarshal([]byte(o.stdout), &e) == nil && e.Site == "a" && len(e.Moves) == 1 && e.Moves[0].Can &&
 			strings.Contains(strings.Join(e.Why, " "), "[a b]")
 	}, append([]string{"explain", "group", "erp"}, fromB...)...)
+	s.heardOf("b", "erp")
 	if o := holdfast(t.Context(), "whatif", "--lose", "site:a", "--config", s.files["b"]); o.code != 0 || !strings.Contains(o.stdout, "asks two people") {
 		t.Errorf("what would happen: exit %d, %v: %s", o.code, o.err, o.stdout)
 	}
@@ -91,7 +92,7 @@ func TestTwoPeopleDeclareTheLossOfASite(t *testing.T) {
 		return o.code == 0 && json.Unmarshal([]byte(o.stdout), &d) == nil && d.Groups[0].Survey != nil && len(d.Votes) == 3
 	}, append([]string{"declaration", "show", id}, fromB...)...)
 	if g := d.Groups[0]; g.Needed != 2 || !g.Survey.Loss.Known || len(g.Survey.NotFit) != 0 || d.Proof.Event == "" {
-		t.Errorf("shown %+v, evidence %+v", g, d.Proof)
+		t.Errorf("shown %+v with survey %+v, evidence %+v", g, *g.Survey, d.Proof)
 	}
 	if o := holdfast(t.Context(), append([]string{"run", "list"}, fromB...)...); strings.Contains(o.stdout, `"kind": "failover"`) {
 		t.Fatalf("a run began with one approval of two: %s", o.stdout)

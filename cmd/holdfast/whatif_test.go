@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/site"
 	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/whatif"
 	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/config"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/quorum/planner"
@@ -77,14 +78,25 @@ func (s *threeSites) start(id string) {
 // run runs a command against a site until it has an answer that will do.
 func (s *threeSites) until(what string, enough func(outcome) bool, args ...string) outcome {
 	s.t.Helper()
+	var o outcome
+	s.await(what, func() (bool, string) {
+		o = holdfast(s.t.Context(), args...)
+		return enough(o), fmt.Sprintf("exit %d, %v\n%s", o.code, o.err, o.stdout)
+	})
+	return o
+}
+
+// await asks until what it waits for is there; ask also says what there is instead.
+func (s *threeSites) await(what string, ask func() (bool, string)) {
+	s.t.Helper()
 	deadline := time.Now().Add(2 * time.Minute)
 	for {
-		o := holdfast(s.t.Context(), args...)
-		if enough(o) {
-			return o
+		there, instead := ask()
+		if there {
+			return
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("%s did not come: exit %d, %v\n%s", what, o.code, o.err, o.stdout)
+			s.t.Fatalf("%s did not come: %s", what, instead)
 		}
 		select {
 		case err := <-s.ended:
@@ -95,6 +107,24 @@ func (s *threeSites) until(what string, enough func(outcome) bool, args ...strin
 }
 
 // What is predicted is held against what then happens: who serves, where, by which steps, and which name changes.
+// heardOf waits until a site's copy of a group has heard of its primary: before that it knows of no loss, also not of none.
+func (s *threeSites) heardOf(site string, group domain.GroupID) {
+	s.t.Helper()
+	cfg, err := config.Load(s.files[site])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	mesh, err := dial(cfg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer mesh.Close()
+	s.await("site "+site+" has heard of the primary", func() (bool, string) {
+		e, err := bus.Call[api.LossEstimate](s.t.Context(), mesh.Local(), api.ServiceReplicator, api.VerbEstimate, api.EstimateRequest{Group: group})
+		return err == nil && e.Known, fmt.Sprint(e.Text, err)
+	})
+}
+
 func TestWhatIsPredictedIsWhatHappens(t *testing.T) {
 	if testing.Short() {
 		t.Skip("three sites and a takeover take half a minute")
@@ -111,6 +141,7 @@ func TestWhatIsPredictedIsWhatHappens(t *testing.T) {
 		return json.Unmarshal([]byte(o.stdout), &r) == nil && len(r.Runs) > 0 && r.Runs[0].State == api.StepDone
 	}, "run", "list", "--config", s.files["a"], "-o", "json")
 
+	s.heardOf("b", "erp")
 	checkQuorumLive(t, s)
 	svg := filepath.Join(t.TempDir(), "after.svg")
 	var told struct {
