@@ -4,35 +4,13 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/fleet"
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
-
-// freeze stops a member as it stands, and gives what lets it go on.
-func (f *fleet) freeze(name string) (thaw func()) {
-	m := f.member(name)
-	m.mu.Lock()
-	pid := m.cmd.Process.Pid
-	m.mu.Unlock()
-	_ = syscall.Kill(-pid, syscall.SIGSTOP)
-	return func() { _ = syscall.Kill(-pid, syscall.SIGCONT) }
-}
-
-// parts are the names of all processes of a site.
-func (f *fleet) parts(s domain.SiteID) (out []string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for name := range f.members {
-		if strings.HasPrefix(name, string(s)+"/") {
-			out = append(out, name)
-		}
-	}
-	return out
-}
 
 // state tells how all stands, for a test that failed.
 func (w *world) state(ctx context.Context) string {
@@ -54,10 +32,10 @@ func TestAFrozenSiteWakesWhereAnotherServes(t *testing.T) {
 	w, f := newFleetWorld(ctx, t, 20)
 	w.writeAWhile(ctx)
 	fault := time.Now()
-	parts := f.parts(siteA)
+	parts := f.Parts(siteA)
 	var thaw []func()
 	for _, name := range parts {
-		thaw = append(thaw, f.freeze(name))
+		thaw = append(thaw, f.Freeze(name))
 	}
 	for _, wl := range workloads() {
 		if _, err := w.clients[wl.group].await(ctx, func(a ack) bool { return a.Site == siteB && a.at.After(fault) }); err != nil {
@@ -82,7 +60,7 @@ func TestAReplicatorThatHungServesAgain(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	w, f := newFleetWorld(ctx, t, 21)
-	thaw := f.freeze(partOf(siteA, api.ServiceReplicator))
+	thaw := f.Freeze(fleet.Part(siteA, api.ServiceReplicator))
 	wait(ctx, longerThanALease)
 	thaw()
 	if err := w.wellAgain(ctx, siteA, siteB, time.Now()); err != nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/fleet"
 	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/jaegertest"
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -30,7 +31,7 @@ func TestARunThatIsKilledInTheMiddleIsStillOneWholeTrace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.strike(ctx, partOf(siteB, api.ServiceFailover)); err != nil {
+	if err := f.Strike(ctx, fleet.Part(siteB, api.ServiceFailover)); err != nil {
 		t.Fatal(err)
 	}
 	id := begun.fact.(*event.StepChanged).Run

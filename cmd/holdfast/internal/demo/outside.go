@@ -33,6 +33,13 @@ func NewUser(name string, authorities []string, pause time.Duration) *User {
 	return &User{c}
 }
 
+// NewUserAt is NewUser for one who knows an address of the workload and asks only there.
+func NewUserAt(addr string, pause time.Duration) *User {
+	c := newClient(addr, userPort, nil, 1)
+	c.addr, c.pause = addr, pause
+	return &User{c}
+}
+
 // Start begins to append, and goes on until stop is called, which returns when the append that is under way has ended.
 func (u *User) Start(ctx context.Context) (stop func()) {
 	over, ended := make(chan struct{}), make(chan struct{})

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/fleet"
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -24,7 +25,7 @@ const (
 )
 
 // newFleetWorld is three sites, each service a process of its own, up and protected, with clients that write.
-func newFleetWorld(ctx context.Context, t *testing.T, seed uint64) (*world, *fleet) {
+func newFleetWorld(ctx context.Context, t *testing.T, seed uint64) (*world, *services) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("SKIPPED: three sites of separate processes for a minute or more; run without -short")
@@ -33,7 +34,7 @@ func newFleetWorld(ctx context.Context, t *testing.T, seed uint64) (*world, *fle
 }
 
 // newTracedFleet is newFleetWorld whose traces go to a collector.
-func newTracedFleet(ctx context.Context, t *testing.T, seed uint64, otlp string) (*world, *fleet) {
+func newTracedFleet(ctx context.Context, t *testing.T, seed uint64, otlp string) (*world, *services) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "holdfast-survive-")
 	if err != nil {
@@ -44,12 +45,12 @@ func newTracedFleet(ctx context.Context, t *testing.T, seed uint64, otlp string)
 		t.Fatal(err)
 	}
 	l.otlp = otlp
-	f := newFleet(t, l)
+	f := newServices(t, l)
 	w := &world{opts: Options{VM: "embedded", Seed: seed}, l: l, launch: f, rng: rand.New(rand.NewPCG(seed, 1)), clients: map[domain.GroupID]*client{},
 		stop: make(chan struct{}), tell: &teller{w: testWriter{t}, begin: time.Now()}, report: &Report{}}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("files kept in %s\n%s", dir, f.problems())
+			t.Logf("files kept in %s\n%s", dir, f.Problems())
 		}
 		w.stopClients()
 		f.close()
@@ -162,11 +163,11 @@ func TestEveryServiceSurvivesAlone(t *testing.T) {
 	w, f := newFleetWorld(ctx, t, 1)
 	var victims []string
 	for _, s := range []domain.SiteID{siteA, siteB, siteW} {
-		for _, name := range f.services(s) {
-			victims = append(victims, partOf(s, name))
+		for _, name := range f.names(s) {
+			victims = append(victims, fleet.Part(s, name))
 		}
 		for _, h := range siteHosts[s] {
-			victims = append(victims, partOf(s, api.HostService(h)))
+			victims = append(victims, fleet.Part(s, api.HostService(h)))
 		}
 	}
 	for _, victim := range victims {
@@ -178,7 +179,7 @@ func TestEveryServiceSurvivesAlone(t *testing.T) {
 			fault := time.Now()
 			vctx, cancel := context.WithTimeout(ctx, survivalLimit)
 			defer cancel()
-			if err := f.strike(vctx, victim); err != nil {
+			if err := f.Strike(vctx, victim); err != nil {
 				t.Fatal(err)
 			}
 			if err := w.wellAgain(vctx, siteA, siteB, time.Now().Add(afterRestart)); err != nil {
@@ -219,15 +220,15 @@ func TestAServiceThatStaysDownIsAnIncident(t *testing.T) {
 		{siteA, api.ServiceHealth, "service/health", siteB, siteA},
 		{siteA, api.ServiceReplicator, "replicator/replicator", siteA, siteA},
 		{siteA, api.ServiceQuorum, "service/quorum", siteA, siteA},
-		{siteA, partNATS, "service/nats", siteB, siteA},
+		{siteA, fleet.NATS, "service/nats", siteB, siteA},
 		{siteA, api.HostService("a-h1"), "host/a-h1", siteA, siteA},
 		{siteB, api.ServiceQuorum, "service/quorum", siteB, siteA},
 		{siteB, api.ServiceReplicator, "replicator/replicator", siteB, siteA},
-		{siteB, partNATS, "service/nats", siteW, siteA},
+		{siteB, fleet.NATS, "service/nats", siteW, siteA},
 		{siteW, api.ServiceQuorum, "service/quorum", siteW, siteA},
-		{siteW, partNATS, "service/nats", siteA, siteA},
+		{siteW, fleet.NATS, "service/nats", siteA, siteA},
 	} {
-		victim := partOf(c.site, c.service)
+		victim := fleet.Part(c.site, c.service)
 		if only := os.Getenv("HOLDFAST_VICTIM"); only != "" && only != victim {
 			continue
 		}
@@ -236,7 +237,7 @@ func TestAServiceThatStaysDownIsAnIncident(t *testing.T) {
 			fault := time.Now()
 			vctx, cancel := context.WithTimeout(ctx, 3*survivalLimit)
 			defer cancel()
-			release := f.hold(victim)
+			release := f.Hold(victim)
 			_, err := w.con.await(vctx, "the incident of "+victim, func(s seen) bool {
 				i, ok := s.fact.(*event.IncidentChanged)
 				return ok && s.site == c.teller && !s.ev.Time.Before(fault) && i.Fact == "opened" && i.Assessment.Site == c.site && slices.Contains(i.Assessment.Objects, c.told)
@@ -247,7 +248,7 @@ func TestAServiceThatStaysDownIsAnIncident(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := w.wellAgain(vctx, c.serves, siteB, time.Now().Add(restartAfter+afterRestart)); err != nil {
+			if err := w.wellAgain(vctx, c.serves, siteB, time.Now().Add(fleet.RestartAfter+afterRestart)); err != nil {
 				t.Fatal(err)
 			}
 			if err := w.answering(vctx, f); err != nil {
@@ -272,14 +273,14 @@ func TestAServiceThatStaysDownIsAnIncident(t *testing.T) {
 }
 
 // answering waits until every service of every site answers for its status.
-func (w *world) answering(ctx context.Context, f *fleet) error {
+func (w *world) answering(ctx context.Context, f *services) error {
 	for _, s := range w.con.mesh.Sites() {
 		conn, err := w.con.mesh.Conn(s)
 		if err != nil {
 			return err
 		}
-		for _, name := range f.services(s) {
-			if name == partNATS || name == api.ServiceDNS { // a name service answers names
+		for _, name := range f.names(s) {
+			if name == fleet.NATS || name == api.ServiceDNS { // a name service answers names
 				continue
 			}
 			for {
@@ -299,7 +300,7 @@ func (w *world) answering(ctx context.Context, f *fleet) error {
 
 // TestFailoverSurvivesTheDeathOf kills one process of the site that takes over, as its run begins.
 func TestFailoverSurvivesTheDeathOf(t *testing.T) {
-	for i, victim := range []string{partNATS, api.ServiceFailover, api.ServiceReplicator, api.ServiceQuorum, api.ServiceDNS} {
+	for i, victim := range []string{fleet.NATS, api.ServiceFailover, api.ServiceReplicator, api.ServiceQuorum, api.ServiceDNS} {
 		t.Run(victim, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
@@ -314,7 +315,7 @@ func TestFailoverSurvivesTheDeathOf(t *testing.T) {
 				t.Fatal(err)
 			}
 			wait(ctx, time.Duration(w.rng.Int64N(int64(400*time.Millisecond))))
-			if err := f.strike(ctx, partOf(siteB, victim)); err != nil {
+			if err := f.Strike(ctx, fleet.Part(siteB, victim)); err != nil {
 				t.Fatal(err)
 			}
 			bctx, done := context.WithTimeout(ctx, time.Minute)

@@ -1,6 +1,7 @@
 package sitestest
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/fleet"
 	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
 
 // The one group that the sites have, its VM, and its plan.
@@ -35,16 +38,27 @@ type Options struct {
 	Timing      string // of the lease: fast by default, or default
 	// Driver, where set, runs the group's VM, on one host at each data site.
 	Driver string
+	// Net is the first three numbers of the sites' addresses, where the caller made them; by default they are drawn from loopback. Sites on
+	// other addresses than loopback's prove themselves to one another: their folders are made as their owners would make them.
+	Net string
+	// Separate, where set, makes the processes: each service of a site, and its host's agent, is one of its own, and is started again when it
+	// died.
+	Separate fleet.Command
+	// Prepare is called before they are started.
+	Prepare func(*Sites)
+	// Pause is between two looks at a state; 20 ms by default.
+	Pause time.Duration
 }
 
 // Sites are two data sites, a and b, and a witness, w, each a process of the real binary.
 type Sites struct {
-	Dir string // a folder for each
+	Dir   string       // a folder for each
+	Fleet *fleet.Fleet // the processes, with Options.Separate
 
 	t       *testing.T
 	o       Options
 	net     string
-	running map[string]*exec.Cmd
+	running map[string]func() // which ends it
 }
 
 // Main is a package's TestMain: it builds the binary under test once, into product, and runs the tests. It gives the exit code.
@@ -75,50 +89,71 @@ func Build(dir string) (string, error) {
 // New starts them. They end with the test.
 func New(t *testing.T, o Options) *Sites {
 	t.Helper()
-	s := &Sites{Dir: t.TempDir(), t: t, o: o, running: map[string]*exec.Cmd{}}
-	s.net = fmt.Sprintf("127.%d.%d", 20+rand.IntN(200), rand.IntN(256)) // of loopback, where no other test has its ports
-	for _, id := range []string{"a", "b", "w"} {
-		if err := os.WriteFile(s.Config(id), []byte(s.text(id)), 0o600); err != nil {
-			t.Fatal(err)
+	s := &Sites{Dir: t.TempDir(), t: t, o: o, net: o.Net, running: map[string]func(){}}
+	if o.Separate != nil {
+		s.Fleet = fleet.New(s.Dir, o.Separate, t.Logf)
+	}
+	if s.net != "" {
+		s.makeFolders()
+	} else {
+		s.net = fmt.Sprintf("127.%d.%d", 20+rand.IntN(200), rand.IntN(256)) // of loopback, where no other test has its ports
+		for _, id := range ids() {
+			if err := os.WriteFile(s.Config(id), []byte(s.text(id)), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	t.Cleanup(func() {
 		for id := range s.running {
 			s.Kill(id)
 		}
+		if s.Fleet != nil {
+			s.Fleet.Close()
+		}
 	})
-	s.Start("a", "b", "w")
+	if o.Prepare != nil {
+		o.Prepare(s)
+	}
+	s.Start(ids()...)
 	return s
 }
 
-// address is a site's, and what is at it.
-func (s *Sites) address(id string) string {
+func ids() []string { return []string{"a", "b", "w"} }
+
+// Address is a site's.
+func (s *Sites) Address(id string) string {
 	return s.net + map[string]string{"a": ".11", "b": ".12", "w": ".13"}[id]
 }
 
 // VMAddress is where the VM's service listens at a site.
-func (s *Sites) VMAddress(id string) string { return s.address(id) + ":8080" }
+func (s *Sites) VMAddress(id string) string { return s.Address(id) + ":8080" }
+
+func (s *Sites) timing() string { return cmp.Or(s.o.Timing, "fast") }
 
 // text is a site's configuration.
 func (s *Sites) text(id string) string {
 	var b strings.Builder
 	say := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
-	timing := s.o.Timing
-	if timing == "" {
-		timing = "fast"
-	}
-	say("site: %s\ndata_dir: ./%s\ntiming: %s\nnats: {listen: '%s:4222'}\nsites:", id, id, timing, s.address(id))
-	for i, other := range []string{"a", "b", "w"} {
+	say("site: %s\ndata_dir: ./%s\ntiming: %s\nnats: {listen: '%s:4222'}\nsites:", id, id, s.timing(), s.Address(id))
+	for i, other := range ids() {
 		role := map[bool]string{true: "witness", false: "data"}[other == "w"]
-		say("  - {id: %s, index: %d, role: %s, nats: 'nats://%s:4222'}", other, i+1, role, s.address(other))
+		say("  - {id: %s, index: %d, role: %s, nats: 'nats://%s:4222'}", other, i+1, role, s.Address(other))
 	}
 	say("quorum: {model: node_and_share_majority}\njournal: {size: 32MiB}")
 	if id != "w" {
-		say("iscsi: {listen: '%s:3260'}", s.address(id))
+		say("iscsi: {listen: '%s:3260'}", s.Address(id))
 	}
 	if id != "w" && s.o.Driver != "" {
-		say("hosts: [{id: %s-h1, driver: %s, probe: '%s:9000'}]", id, s.o.Driver, s.address(id))
+		say("hosts: [{id: %s-h1, driver: %s, probe: '%s:9000'}]", id, s.o.Driver, s.Address(id))
 	}
+	b.WriteString(s.groups())
+	return b.String()
+}
+
+// groups are the group and its plan, the same at every site.
+func (s *Sites) groups() string {
+	var b strings.Builder
+	say := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
 	size := s.o.VolumeSize
 	if size == "" {
 		size = "1MiB"
@@ -131,7 +166,7 @@ func (s *Sites) text(id string) string {
 	if s.o.Driver != "" {
 		say("    vms:\n      - id: %s\n        volumes: [data, log]\n        priority: 1\n        port: 8080\n        sites:", VM)
 		for _, at := range []string{"a", "b"} {
-			say("          %s: {address: %s, hosts: [%s-h1]}", at, s.address(at), at)
+			say("          %s: {address: %s, hosts: [%s-h1]}", at, s.Address(at), at)
 		}
 	}
 	say("plans:\n  - id: %s\n    groups: [{group: %s, priority: 1}]", Plan, Group)
@@ -139,7 +174,21 @@ func (s *Sites) text(id string) string {
 }
 
 // Config is a site's configuration file.
-func (s *Sites) Config(site string) string { return filepath.Join(s.Dir, site+".yaml") }
+func (s *Sites) Config(site string) string {
+	if s.o.Net != "" {
+		return filepath.Join(s.Dir, site, "config", "site.yaml")
+	}
+	return filepath.Join(s.Dir, site+".yaml")
+}
+
+// State is a folder of a site's state.
+func (s *Sites) State(site string, folder ...string) string {
+	dir := filepath.Join(s.Dir, site)
+	if s.o.Net != "" {
+		dir = filepath.Join(dir, "data")
+	}
+	return filepath.Join(append([]string{dir}, folder...)...)
+}
 
 // Log is what a site's process said.
 func (s *Sites) Log(site string) string {
@@ -154,6 +203,10 @@ func (s *Sites) Log(site string) string {
 func (s *Sites) Start(ids ...string) {
 	s.t.Helper()
 	for _, id := range ids {
+		if s.Fleet != nil {
+			s.startServices(id)
+			continue
+		}
 		log, err := os.OpenFile(filepath.Join(s.Dir, id+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {
 			s.t.Fatal(err)
@@ -164,8 +217,29 @@ func (s *Sites) Start(ids ...string) {
 			s.t.Fatal(err)
 		}
 		_ = log.Close()
-		s.running[id] = cmd
+		s.running[id] = func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
 	}
+}
+
+// startServices starts a site as the processes of a fleet. Names are not served.
+func (s *Sites) startServices(id string) {
+	role := domain.SiteRole(domain.SiteData)
+	if id == "w" {
+		role = domain.SiteWitness
+	}
+	site := domain.SiteID(id)
+	for _, name := range fleet.Services(role) {
+		if name != api.ServiceDNS {
+			s.Fleet.StartService(site, name, s.Config(id))
+		}
+	}
+	if role == domain.SiteData && s.o.Driver != "" {
+		s.Fleet.StartHost(site, domain.HostID(id+"-h1"), s.Config(id))
+	}
+	s.running[id] = func() { s.Fleet.EndSite(site) }
 }
 
 // Runs reports whether a site was started and not killed.
@@ -173,13 +247,11 @@ func (s *Sites) Runs(id string) bool { return s.running[id] != nil }
 
 // Kill ends all of a site at once.
 func (s *Sites) Kill(id string) {
-	cmd := s.running[id]
+	end := s.running[id]
 	delete(s.running, id)
-	if cmd == nil {
-		return
+	if end != nil {
+		end()
 	}
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
 }
 
 // Run runs a command of the product as an operator of a data site that runs does, and gives what it printed.
@@ -214,12 +286,10 @@ func (s *Sites) Must(into any, args ...string) {
 // Shown is what holdfast group show tells.
 type Shown struct {
 	Copies map[string]struct {
-		Role    string `json:"role"`
-		Serving bool   `json:"serving"`
-		Error   string `json:"error"`
-		Disks   []struct {
-			URL string `json:"url"`
-		} `json:"disks"`
+		Role    string     `json:"role"`
+		Serving bool       `json:"serving"`
+		Error   string     `json:"error"`
+		Disks   []api.Disk `json:"disks"`
 		Targets []struct {
 			Site   string `json:"site"`
 			State  string `json:"state"`
@@ -276,12 +346,12 @@ func (s *Sites) Until(what string, is func(Shown) bool) {
 		if time.Now().After(end) {
 			s.t.Fatalf("never: %s; last: %+v %v", what, g, err)
 		}
-		time.Sleep(20 * time.Millisecond) // the command is a process of its own
+		time.Sleep(cmp.Or(s.o.Pause, 20*time.Millisecond)) // the command is a process of its own
 	}
 }
 
 // NATS is the address of a site's server.
-func (s *Sites) NATS(id string) string { return "nats://" + s.address(id) + ":4222" }
+func (s *Sites) NATS(id string) string { return "nats://" + s.Address(id) + ":4222" }
 
 // Listed waits until a site's copy has a checkpoint of a kind, and gives the first.
 func (s *Sites) Listed(site string, is func(api.Checkpoint) bool) api.Checkpoint {
