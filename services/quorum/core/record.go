@@ -146,6 +146,13 @@ type Record struct {
 	Reg         Register      `json:"reg"`
 }
 
+// OlderThan reports whether the record lacks something that the other one has, which is of the same voter: what a voter stores never goes
+// back, neither its promise nor its vote nor its register, and within one epoch the vote is given and then released. Of two records that
+// a voter had, one is older at most; where both are, they are of two histories.
+func (r Record) OlderThan(o Record) bool {
+	return r.Promised < o.Promised || r.VEpoch < o.VEpoch || o.Reg.NewerThan(r.Reg) || r.VEpoch == o.VEpoch && r.VHolder != "" && o.VHolder == ""
+}
+
 // Volatile is the part of a voter that may be lost with the machine, kept on tmpfs beside the boot id. After a reboot it
 // is rebuilt by Rebooted; when it is missing although the machine did not reboot, by Unknown.
 type Volatile struct {

@@ -34,7 +34,7 @@ const (
 // store keeps one group's record and its volatile mirror.
 type store struct {
 	path   string
-	mirror string // "" keeps none
+	mirror string // "" keeps neither this nor a memory of the record
 	bootID string
 	fault  func(Point) error // tests only
 }
@@ -45,16 +45,49 @@ type volatileFile struct {
 	Vol    core.Volatile `json:"volatile"`
 }
 
+// memoryFile is what the voter remembers of the record that it stored last.
+type memoryFile struct {
+	BootID string      `json:"boot_id"`
+	Rec    core.Record `json:"record"`
+}
+
+// loaded is what load found.
+type loaded struct {
+	rec     core.Record
+	vol     core.Volatile
+	outdone bool // the file was older than what the voter stored in this boot, and was written anew
+}
+
 // load reads the record and rebuilds the volatile state. A record that was never written is the zero record.
-func (s *store) load(now core.Instant) (core.Record, core.Volatile, error) {
-	var rec core.Record
-	switch err := readSealed(s.path, &rec); {
-	case errors.Is(err, fs.ErrNotExist):
-		return core.Record{}, core.Volatile{}, nil
-	case err != nil:
-		return core.Record{}, core.Volatile{}, fmt.Errorf("read vote record %s: %w", s.path, err)
+func (s *store) load(now core.Instant) (loaded, error) {
+	var l loaded
+	err := readSealed(s.path, &l.rec)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return loaded{}, fmt.Errorf("read vote record %s: %w", s.path, err)
 	}
-	return rec, s.volatile(rec, now), nil
+	none := err != nil
+	if m, ok := s.remembered(); ok && l.rec.OlderThan(m) {
+		if m.OlderThan(l.rec) {
+			return loaded{}, fmt.Errorf("read vote record %s: %w: it is of another history than what this voter stored in this boot", s.path, ErrCorrupt)
+		}
+		if err := s.saveRecord(m); err != nil {
+			return loaded{}, fmt.Errorf("write vote record %s anew: %w", s.path, err)
+		}
+		l.rec, l.outdone, none = m, true, false
+	}
+	if !none {
+		l.vol = s.volatile(l.rec, now)
+	}
+	return l, nil
+}
+
+// remembered is the record that this voter stored last in this boot, false where that is not known.
+func (s *store) remembered() (core.Record, bool) {
+	var m memoryFile
+	if s.mirror == "" || readSealed(s.mirror+memorySuffix, &m) != nil || m.BootID != s.bootID {
+		return core.Record{}, false
+	}
+	return m.Rec, true
 }
 
 func (s *store) volatile(rec core.Record, now core.Instant) core.Volatile {
@@ -74,6 +107,11 @@ func (s *store) save(rec core.Record, vol core.Volatile, persist, mirror bool) e
 		if err := s.saveRecord(rec); err != nil {
 			return fmt.Errorf("write vote record %s: %w", s.path, err)
 		}
+		if s.mirror != "" {
+			if err := saveMemory(s.mirror+memorySuffix, memoryFile{BootID: s.bootID, Rec: rec}); err != nil {
+				return fmt.Errorf("remember vote record: %w", err)
+			}
+		}
 	}
 	if (persist || mirror) && s.mirror != "" {
 		if err := s.saveMirror(vol); err != nil {
@@ -91,19 +129,23 @@ func (s *store) saveRecord(rec core.Record) error {
 	return durable.WriteFileAt(s.path, data, 0o600, s.at)
 }
 
-// saveMirror needs no fsync: after a crash of the machine the mirror is not believed anyway.
 func (s *store) saveMirror(vol core.Volatile) error {
-	data, err := seal(volatileFile{BootID: s.bootID, Vol: vol})
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(s.mirror+".new", data, 0o600); err != nil {
-		return err
-	}
-	if err := os.Rename(s.mirror+".new", s.mirror); err != nil {
+	if err := saveMemory(s.mirror, volatileFile{BootID: s.bootID, Vol: vol}); err != nil {
 		return err
 	}
 	return s.at(Mirrored)
+}
+
+// saveMemory replaces a file on tmpfs. It needs no fsync: after a crash of the machine it is not believed anyway.
+func saveMemory(path string, v any) error {
+	data, err := seal(v)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 func (s *store) at(p Point) error {

@@ -104,18 +104,23 @@ func (v *Voter) vote(cluster string, group domain.GroupID) (*vote, error) {
 }
 
 // load reads what is on disk when memory cannot be trusted. n.mu is held.
-func (n *vote) load(now core.Instant, id core.VoterID) error {
+func (v *Voter) load(n *vote) error {
 	if n.v != nil {
 		return nil
 	}
-	rec, vol, err := n.store.load(now)
+	now := v.cfg.Now()
+	l, err := n.store.load(now)
 	if err != nil {
 		return err
 	}
-	if n.failed {
-		vol = core.Unknown(rec, now)
+	if l.outdone {
+		v.cfg.Logger.Error("vote record was older than the voter's last: an old copy was put back, or the file was removed. Written anew from memory, and the voter votes on",
+			"file", n.store.path, "epoch", l.rec.Promised.String())
 	}
-	n.v = core.NewVoter(id, rec, vol)
+	if n.failed {
+		l.vol = core.Unknown(l.rec, now)
+	}
+	n.v = core.NewVoter(v.cfg.ID, l.rec, l.vol)
 	return nil
 }
 
@@ -131,7 +136,7 @@ func (v *Voter) Handle(cluster string, group domain.GroupID, req core.Request) (
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := n.load(v.cfg.Now(), v.cfg.ID); err != nil {
+	if err := v.load(n); err != nil {
 		return core.Response{}, refusal(err)
 	}
 	out := n.v.Handle(v.cfg.Now(), req)
@@ -158,7 +163,7 @@ func (v *Voter) Record(cluster string, group domain.GroupID) (core.Record, error
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := n.load(v.cfg.Now(), v.cfg.ID); err != nil {
+	if err := v.load(n); err != nil {
 		return core.Record{}, refusal(err)
 	}
 	return n.v.Record(), nil
