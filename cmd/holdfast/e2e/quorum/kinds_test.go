@@ -3,6 +3,7 @@
 package quorum
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -217,16 +218,32 @@ func (b *bed) restoreOldCopy() string {
 	}
 	start := b.Fleet.Hold(fleet.Part("w", api.ServiceQuorum))
 	b.putVotes(with)
+	noticed := b.noticed()
 	start()
 	text := "the witness' votes restored from " + filepath.Base(with)
-	b.Until("the witness votes again", func(sitestest.Shown) bool { return b.voters()[b.holder]["w"] })
+	b.Until("the witness votes again", func(sitestest.Shown) bool {
+		all := b.voters()
+		return all["w"] != nil && all[b.holder]["w"]
+	})
 	if alone {
+		if b.noticed() == noticed {
+			b.t.Fatal("the witness does not notice that its votes are of an old copy")
+		}
 		b.faulty(isolated(b.holder))
 		b.leases(3)
 		b.faulty(nil)
 		text += fmt.Sprintf(", site %s having gone on alone, and cut off when %s was back", b.holder, other(b.holder))
 	}
 	return text
+}
+
+// noticed is how often the witness told that its votes were of an old copy.
+func (b *bed) noticed() int {
+	log, err := os.ReadFile(filepath.Join(b.Dir, "w-quorum.log"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return bytes.Count(log, []byte("an old copy was put back"))
 }
 
 // copyVotes keeps a copy of what the witness' voter has.

@@ -224,7 +224,7 @@ func (s *Sites) Start(ids ...string) {
 	}
 }
 
-// startServices starts a site as the processes of a fleet. Names are not served.
+// startServices starts a site as the processes of a fleet.
 func (s *Sites) startServices(id string) {
 	role := domain.SiteRole(domain.SiteData)
 	if id == "w" {
@@ -232,7 +232,7 @@ func (s *Sites) startServices(id string) {
 	}
 	site := domain.SiteID(id)
 	for _, name := range fleet.Services(role) {
-		if name != api.ServiceDNS {
+		if name != api.ServiceDNS || s.o.Net != "" { // the loopback's sites serve no names
 			s.Fleet.StartService(site, name, s.Config(id))
 		}
 	}
