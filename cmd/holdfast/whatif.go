@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -169,6 +170,7 @@ func liveState(ctx context.Context, r *remote) (whatif.State, error) {
 			continue
 		}
 		noteVotes(&st, *s.Quorum)
+		noteLinks(&st, s)
 		st.Prevented[s.Site] = s.Quorum.Prevented
 		noteHosts(&st, s)
 		if s.Failover == nil {
@@ -183,6 +185,9 @@ func liveState(ctx context.Context, r *remote) (whatif.State, error) {
 	if !found {
 		return st, errors.Join(fmt.Errorf("state of the groups: %w: no data site answers", domain.ErrUnavailable), why)
 	}
+	st.Cut = slices.DeleteFunc(st.Cut, func(l whatif.Loss) bool { // to one that is down there is no link to speak of
+		return slices.Contains(st.Down, domain.SiteID(l.A)) || slices.Contains(st.Down, domain.SiteID(l.B))
+	})
 	for _, s := range all {
 		noteCopies(ctx, mesh, &st, s)
 	}
@@ -224,6 +229,27 @@ func noteVotes(st *whatif.State, q api.QuorumStatus) {
 			have.Reg = core.Register{InSync: l.InSync, Config: planner.ConfigOf(l)}
 		}
 		st.Votes[l.Group] = have
+	}
+}
+
+// noteLinks takes over which other sites a site has no way to: those that its health service takes for dead on every path.
+func noteLinks(st *whatif.State, s siteStatus) {
+	if s.Health == nil {
+		return
+	}
+	dead := map[domain.SiteID]bool{}
+	for _, o := range s.Health.View.Observations {
+		if o.Kind != "site" || o.Site == s.Site {
+			continue
+		}
+		before, seen := dead[o.Site]
+		dead[o.Site] = o.State == api.StateDead && (before || !seen)
+	}
+	for _, other := range slices.Sorted(maps.Keys(dead)) {
+		l := whatif.Loss{Kind: whatif.LoseLink, A: string(min(s.Site, other)), B: string(max(s.Site, other))}
+		if dead[other] && !slices.Contains(st.Cut, l) {
+			st.Cut = append(st.Cut, l)
+		}
 	}
 }
 

@@ -213,6 +213,27 @@ func checkQuorumLive(t *testing.T, s *threeSites) {
 	}
 }
 
+func TestALinkIsCutAlreadyWhereAnEndTakesTheOtherForDeadOnEveryPath(t *testing.T) {
+	sees := func(self, other domain.SiteID, states ...string) siteStatus {
+		v := api.View{Observer: self}
+		for _, state := range states {
+			v.Observations = append(v.Observations, api.Observation{Kind: "site", Site: other, State: state}, api.Observation{Kind: "host", Site: self, State: api.StateDead})
+		}
+		return siteStatus{Site: self, Health: &api.HealthStatus{View: v}}
+	}
+	var st whatif.State
+	for _, s := range []siteStatus{
+		sees("b", "a", api.StateDead, api.StateDead), sees("a", "b", api.StateDead, api.StateDead), // one link, told twice
+		sees("a", "w", api.StateDead, api.StateAlive), sees("w", "a", api.StateAlive, api.StateDead), sees("b", "w", api.StateSuspect, api.StateUnknown),
+		{Site: "c"}, // its health service does not answer
+	} {
+		noteLinks(&st, s)
+	}
+	if want := []whatif.Loss{{Kind: whatif.LoseLink, A: "a", B: "b"}}; !slices.Equal(st.Cut, want) {
+		t.Errorf("cut %v, want %v", st.Cut, want)
+	}
+}
+
 func TestWhatIfRefusesWhatItCannotAnswer(t *testing.T) {
 	for name, args := range map[string][]string{
 		"nothing lost":  {},

@@ -60,6 +60,7 @@ type Reach struct {
 type Prediction struct {
 	Lost      []Loss          `json:"lost"`
 	Down      []domain.SiteID `json:"down,omitempty"` // sites that do not answer already now
+	Cut       []Loss          `json:"cut,omitempty"`  // links that are cut already now
 	Quorum    []Reach         `json:"quorum"`         // of each data site that is left, by the configured votes
 	Confirmed []domain.SiteID `json:"confirmed,omitempty"`
 	Groups    []Fate          `json:"groups"`
@@ -72,7 +73,7 @@ func Predict(st State, losses []Loss) (Prediction, error) {
 		return Prediction{}, err
 	}
 	w := newWorld(st, cfg, losses)
-	out := Prediction{Lost: losses, Down: st.Down}
+	out := Prediction{Lost: losses, Down: st.Down, Cut: st.Cut}
 	for _, s := range w.Plan.Sites {
 		if s.Role != domain.SiteData || w.lost[string(s.ID)] {
 			continue

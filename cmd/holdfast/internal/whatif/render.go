@@ -27,6 +27,9 @@ func (p Prediction) Text(why bool) string {
 	for _, s := range p.Down {
 		fmt.Fprintf(&b, "site %s does not answer already: it counts as lost\n", s)
 	}
+	for _, l := range p.Cut {
+		fmt.Fprintf(&b, "%s is cut already\n", l)
+	}
 	for _, r := range p.Quorum {
 		fmt.Fprintf(&b, "site %s: %d of %d votes, %s\n", r.Site, r.Votes, r.Total, map[bool]string{true: "quorum", false: "no quorum"}[r.Quorum])
 	}

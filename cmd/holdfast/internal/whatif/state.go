@@ -17,6 +17,7 @@ type State struct {
 	Plan  planner.Input // who votes, where
 	List  api.GroupList // desired state
 	Down  []domain.SiteID
+	Cut   []Loss // links that are cut already
 	Votes map[domain.GroupID]Vote
 	// Loss is what each target of a group would lose if it went on alone now.
 	Loss   map[domain.GroupID]map[domain.SiteID]api.LossEstimate
@@ -160,7 +161,7 @@ func newWorld(st State, cfg core.Config, losses []Loss) world {
 	for _, s := range st.Down {
 		w.lost[string(s)] = true
 	}
-	for _, l := range losses {
+	for _, l := range slices.Concat(st.Cut, losses) {
 		switch l.Kind {
 		case LoseSite:
 			w.lost[l.A] = true

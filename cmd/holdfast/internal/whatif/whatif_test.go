@@ -142,6 +142,12 @@ func TestWhatBecomesOfEachGroup(t *testing.T) {
 		{"a serving site that may join a quorum only", "site:b", "erp stays a>a, dir stays a>a, log stays a>a, old stays a>a", change(func(st *whatif.State) {
 			st.Prevented = map[domain.SiteID]bool{"a": true}
 		})},
+		{"the witness, with the link between the data sites cut", "site:w", "erp stops a>, dir stops a>, log stops a>, old stops a>", change(func(st *whatif.State) {
+			st.Cut = []whatif.Loss{{Kind: whatif.LoseLink, A: "a", B: "b"}}
+		})},
+		{"the link to the witness, with the other one cut", "link:a-w", "erp moves a>b, dir moves a>b, log moves a>b, old waits a>b", change(func(st *whatif.State) {
+			st.Cut = []whatif.Loss{{Kind: whatif.LoseLink, A: "a", B: "b"}}
+		})},
 		{"a forced quorum", "site:b", "erp stops a>, dir stays a>a, log stays a>a, old stays a>a", change(func(st *whatif.State) {
 			v := st.Votes["erp"]
 			v.Reg.Config.Weights = core.Weights{"b": 1}
