@@ -19,8 +19,8 @@ type network struct {
 	base   string // the first three numbers of every address
 }
 
-// device is this machine's end.
-const device = "hfq0"
+// device is this machine's end, which goes with the hub's. Its name is of this run: one that was interrupted leaves its own.
+func (n *network) device() string { return strings.ReplaceAll(n.prefix, "-", "") }
 
 func (n *network) namespace(site string) string { return n.prefix + site }
 func (n *network) address(site string) string {
@@ -47,10 +47,10 @@ func (n *network) make() error {
 		"ip netns add " + hub,
 		"ip -n " + hub + " link add br0 type bridge",
 		"ip -n " + hub + " link set br0 up",
-		"ip link add " + device + " type veth peer name host netns " + hub,
+		"ip link add " + n.device() + " type veth peer name host netns " + hub,
 		"ip -n " + hub + " link set host master br0 up",
-		"ip addr add " + n.base + ".1/24 dev " + device,
-		"ip link set " + device + " up",
+		"ip addr add " + n.base + ".1/24 dev " + n.device(),
+		"ip link set " + n.device() + " up",
 	}
 	for _, site := range []string{"a", "b", "w"} {
 		ns := n.namespace(site)
