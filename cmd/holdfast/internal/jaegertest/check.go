@@ -91,25 +91,32 @@ func (t Trace) report(tb testing.TB, problems []string) {
 	}
 }
 
+// orphans are the spans whose parent is not in the trace.
+func (t Trace) orphans() []Span {
+	ids := map[string]bool{"": true}
+	for _, s := range t.Spans {
+		ids[s.ID] = true
+	}
+	return slices.DeleteFunc(slices.Clone(t.Spans), func(s Span) bool { return ids[s.Parent] })
+}
+
 // whole finds what no trace of a run may lack: one root, no span whose parent is missing, none told twice in two ways, every
 // phase, spans of the sites, and a critical path.
 func (t Trace) whole(phases, sites []string) []string {
 	var p []string
-	ids, have, at := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	have, at := map[string]bool{}, map[string]bool{}
 	roots, marked := 0, 0
 	for _, s := range t.Spans {
-		ids[s.ID], have[s.Tags["phase"]], at[s.Site] = true, true, true
+		have[s.Tags["phase"]], at[s.Site] = true, true
 		if s.Tags["critical_path"] == "true" {
 			marked++
 		}
-	}
-	for _, s := range t.Spans {
-		switch {
-		case s.Parent == "":
+		if s.Parent == "" {
 			roots++
-		case !ids[s.Parent]:
-			p = append(p, fmt.Sprintf("span %s of %s at site %s: its parent %s is not in the trace", s.Name, s.Service, s.Site, s.Parent))
 		}
+	}
+	for _, s := range t.orphans() {
+		p = append(p, fmt.Sprintf("span %s of %s at site %s: its parent %s is not in the trace", s.Name, s.Service, s.Site, s.Parent))
 	}
 	if roots != 1 {
 		p = append(p, fmt.Sprintf("%d roots, want 1", roots))
