@@ -23,7 +23,6 @@ const (
 type conn struct {
 	srv  *Server
 	nc   net.Conn
-	sock *socket    // nc, as r and w use it
 	peer netip.Addr // the address it counts for
 	r    *iscsi.Reader
 	ss   *session // nil until login ended
@@ -56,9 +55,21 @@ type outgoing interface {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	sock := newSocket(nc, &s.waiters, s.cfg.WriteTimeout)
-	return &conn{srv: s, nc: nc, sock: sock, peer: peerOf(nc.RemoteAddr()), r: iscsi.NewLoginReader(sock, &s.pool), w: iscsi.NewLoginWriter(sock),
+	return &conn{srv: s, nc: nc, peer: peerOf(nc.RemoteAddr()), r: iscsi.NewLoginReader(nc, &s.pool), w: iscsi.NewLoginWriter(&deadlineWriter{nc, s.cfg.WriteTimeout}),
 		wake: make(chan struct{}, 1), ended: make(chan struct{})}
+}
+
+// deadlineWriter gives each write to the network its time.
+type deadlineWriter struct {
+	nc      net.Conn
+	timeout time.Duration
+}
+
+func (d *deadlineWriter) Write(b []byte) (int, error) {
+	if err := d.nc.SetWriteDeadline(time.Now().Add(d.timeout)); err != nil {
+		return 0, err
+	}
+	return d.nc.Write(b)
 }
 
 // serve runs the connection to its end.
@@ -68,7 +79,7 @@ func (c *conn) serve() {
 		_ = tcp.SetNoDelay(true)
 		_ = tcp.SetKeepAlive(true)
 	}
-	if err := c.nc.SetReadDeadline(time.Now().Add(c.srv.cfg.LoginTimeout)); err != nil {
+	if err := c.nc.SetDeadline(time.Now().Add(c.srv.cfg.LoginTimeout)); err != nil {
 		return
 	}
 	ss, err := login(c)
@@ -139,7 +150,6 @@ func (c *conn) fullFeature(ss *session) {
 func (c *conn) read(ss *session) error {
 	var p iscsi.PDU
 	defer p.Release()
-	pdus := 0
 	for {
 		if !c.r.Waiting() || c.overfull() {
 			c.busy.Store(false)
@@ -148,11 +158,6 @@ func (c *conn) read(ss *session) error {
 			}
 		}
 		waits := !c.r.Waiting()
-		if waits {
-			c.sock.brought(pdus)
-			pdus = 0
-		}
-		pdus++
 		err := c.r.Header(&p)
 		if waits {
 			c.readAt = time.Since(c.srv.began)

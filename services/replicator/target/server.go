@@ -96,7 +96,6 @@ type Server struct {
 	commands *commandSet
 	limits   *limits
 	buffered atomic.Int64 // bytes of commands in flight
-	waiters  waiters
 	began    time.Time
 
 	mu       sync.Mutex
