@@ -234,17 +234,7 @@ func noteVotes(st *whatif.State, q api.QuorumStatus) {
 
 // noteLinks takes over which other sites a site has no way to: those that its health service takes for dead on every path.
 func noteLinks(st *whatif.State, s siteStatus) {
-	if s.Health == nil {
-		return
-	}
-	dead := map[domain.SiteID]bool{}
-	for _, o := range s.Health.View.Observations {
-		if o.Kind != "site" || o.Site == s.Site {
-			continue
-		}
-		before, seen := dead[o.Site]
-		dead[o.Site] = o.State == api.StateDead && (before || !seen)
-	}
+	dead := deadOnEveryPath(s, func(o api.Observation) (domain.SiteID, bool) { return o.Site, o.Kind == "site" && o.Site != s.Site })
 	for _, other := range slices.Sorted(maps.Keys(dead)) {
 		l := whatif.Loss{Kind: whatif.LoseLink, A: string(min(s.Site, other)), B: string(max(s.Site, other))}
 		if dead[other] && !slices.Contains(st.Cut, l) {
@@ -255,18 +245,25 @@ func noteLinks(st *whatif.State, s siteStatus) {
 
 // noteHosts takes over which hosts a site's own health service takes for dead on every path.
 func noteHosts(st *whatif.State, s siteStatus) {
+	maps.Copy(st.Dead, deadOnEveryPath(s, func(o api.Observation) (domain.HostID, bool) {
+		return domain.HostID(o.ID), o.Kind == "host" && o.Site == s.Site
+	}))
+}
+
+// deadOnEveryPath tells of each object that a site's health service observes, as far as which asks for it, whether all its observations
+// are of a dead one; of none where the service does not answer.
+func deadOnEveryPath[ID comparable](s siteStatus, which func(api.Observation) (ID, bool)) map[ID]bool {
+	dead := map[ID]bool{}
 	if s.Health == nil {
-		return
+		return dead
 	}
-	lives := map[domain.HostID]bool{}
 	for _, o := range s.Health.View.Observations {
-		if o.Kind != "host" || o.Site != s.Site {
-			continue
+		if id, ok := which(o); ok {
+			before, seen := dead[id]
+			dead[id] = o.State == api.StateDead && (before || !seen)
 		}
-		id := domain.HostID(o.ID)
-		lives[id] = lives[id] || o.State != api.StateDead
-		st.Dead[id] = !lives[id]
 	}
+	return dead
 }
 
 // noteDesired takes over desired state from one site, and each site's runs.
