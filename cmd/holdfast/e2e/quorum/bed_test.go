@@ -54,7 +54,7 @@ type bed struct {
 // leases are how long one is granted for, by timing.
 var leases = map[string]time.Duration{"default": 6 * time.Second, "fast": 1800 * time.Millisecond}
 
-func newBed(t *testing.T, product, stepped, timing string, rng *rand.Rand) *bed {
+func newBed(t *testing.T, product, timing string, rng *rand.Rand) *bed {
 	t.Helper()
 	b := &bed{t: t, net: newNetwork(t), walls: map[string]*wallClock{}, rng: rng, lease: leases[timing], users: map[string]*demo.User{}}
 	dir := t.TempDir()
@@ -69,7 +69,7 @@ func newBed(t *testing.T, product, stepped, timing string, rng *rand.Rand) *bed 
 		Product: product, Mode: "sync", VolumeSize: "64MiB", Timing: timing, Driver: "embedded", Net: b.net.base, Pause: lookEvery,
 		Separate: func(name string, args ...string) *exec.Cmd {
 			site, _, _ := strings.Cut(name, "/")
-			cmd := b.net.command(site, stepped, args...)
+			cmd := b.net.command(site, product, args...)
 			cmd.Env = append(os.Environ(), b.walls[site].env())
 			return cmd
 		},
@@ -154,11 +154,12 @@ func (b *bed) answered(site string, after time.Time, within time.Duration) error
 	return err
 }
 
-// whole waits until a site serves, its user is answered, the other site is in sync, and the witness votes. It notes who serves.
+// whole waits until a site serves and holds the lease for it, the other site is in sync, every voter answers, and the site's user is
+// answered. It notes who serves. (One whose quorum service was started again serves on without a lease until the last one ends.)
 func (b *bed) whole() {
 	b.t.Helper()
 	begun := time.Now()
-	b.Until("one site serves and the other is in sync", func(g sitestest.Shown) bool {
+	b.Until("one site serves under a lease, the other is in sync, and every voter answers", func(g sitestest.Shown) bool {
 		b.holder = ""
 		for _, site := range dataSites {
 			c := g.Copies[site]
@@ -173,25 +174,29 @@ func (b *bed) whole() {
 			return false
 		}
 		targets := g.Copies[b.holder].Targets
-		return len(targets) == 1 && targets[0].State == "streaming" && targets[0].InSync && targets[0].Lag == 0
+		return len(targets) == 1 && targets[0].State == "streaming" && targets[0].InSync && targets[0].Lag == 0 && b.decided()
 	})
 	if err := b.answered(b.holder, begun, 4*time.Minute); err != nil {
 		b.t.Fatal(err)
 	}
-	b.votes()
 }
 
-// votes waits until the quorum service of every site runs, and every voter answers the site that serves. (The others ask none meanwhile.)
-func (b *bed) votes() {
-	b.t.Helper()
-	b.Until("every voter answers the site that serves", func(sitestest.Shown) bool {
-		all := b.voters()
-		return len(all) == len(sites) && all[b.holder]["a"] && all[b.holder]["b"] && all[b.holder]["w"]
-	})
+// decided reports whether the quorum service of every site runs, and that of the site that serves holds the lease and reaches every
+// voter. (The others ask none meanwhile.)
+func (b *bed) decided() bool {
+	all := b.quorums()
+	at := all[b.holder]
+	return len(all) == len(sites) && slices.ContainsFunc(at.Groups, func(l api.Lease) bool { return l.Group == sitestest.Group && l.Held }) &&
+		reaches(at, "a") && reaches(at, "b") && reaches(at, "w")
 }
 
-// voters tells by site which voters answer it.
-func (b *bed) voters() map[string]map[string]bool {
+// reaches reports whether a voter answers a site.
+func reaches(at api.QuorumStatus, voter string) bool {
+	return slices.ContainsFunc(at.Voters, func(v api.VoterStatus) bool { return v.ID == voter && v.Reachable })
+}
+
+// quorums are what the quorum services that answer tell, by site.
+func (b *bed) quorums() map[string]api.QuorumStatus {
 	var st struct {
 		Sites []struct {
 			Quorum *api.QuorumStatus `json:"quorum"`
@@ -199,16 +204,11 @@ func (b *bed) voters() map[string]map[string]bool {
 	}
 	out, _ := b.Run("status", "--output", "json") // which fails where a site has a problem, too
 	_ = json.Unmarshal(out, &st)                  // nothing that can be read: nobody answers
-	all := map[string]map[string]bool{}
+	all := map[string]api.QuorumStatus{}
 	for _, s := range st.Sites {
-		if s.Quorum == nil {
-			continue
+		if s.Quorum != nil {
+			all[string(s.Quorum.Site)] = *s.Quorum
 		}
-		of := map[string]bool{}
-		for _, v := range s.Quorum.Voters {
-			of[v.ID] = v.Reachable
-		}
-		all[string(s.Quorum.Site)] = of
 	}
 	return all
 }
@@ -281,6 +281,14 @@ func isolated(site string) (all []deaf) {
 		}
 	}
 	return all
+}
+
+// lasting has the network be so for as long as a fault lasts.
+func (b *bed) lasting(all []deaf) {
+	b.t.Helper()
+	b.faulty(all)
+	b.last()
+	b.faulty(nil)
 }
 
 // last lets a fault last for between 1.2 and 2.5 leases.

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 	"unsafe"
+
+	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/sitestest"
 )
 
 // stepVariable names the file from which a process takes how far its wall clock is off.
@@ -60,7 +62,7 @@ func mapStep() *int64 {
 `
 
 // buildStepped builds the product with a package time whose wall clock can be stepped from outside: the product's source, and what it is
-// made of, is unchanged, and everything in the process sees the step.
+// made of, is unchanged, and everything in the process sees the step. Without stepVariable it is the product as it is.
 func buildStepped(dir string) (string, error) {
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
@@ -86,16 +88,11 @@ func buildStepped(dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("write overlay: %w", err)
 	}
-	list, file := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "holdfast")
+	list := filepath.Join(dir, "overlay.json")
 	if err := os.WriteFile(list, overlay, 0o600); err != nil {
 		return "", fmt.Errorf("write overlay: %w", err)
 	}
-	build := exec.Command("go", "build", "-trimpath", "-overlay", list, "-o", file, "github.com/holdfast-dr/holdfast/cmd/holdfast")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build with another package time: %w\n%s", err, out)
-	}
-	return file, nil
+	return sitestest.Build(dir, "-trimpath", "-overlay", list)
 }
 
 // wallClock is the wall clock of one site's processes.

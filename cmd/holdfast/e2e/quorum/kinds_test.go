@@ -56,18 +56,17 @@ func (b *bed) strikeAt(site string, since time.Time) {
 }
 
 func (b *bed) cutSite() string {
-	site, since := b.anySite(), time.Now()
+	site := b.anySite()
 	b.faulty(isolated(site))
-	b.strikeAt(site, time.Now())
+	since := time.Now()
+	b.strikeAt(site, since)
 	b.faulty(nil)
 	return fmt.Sprintf("site %s cut off from both others for %s", site, time.Since(since).Round(time.Millisecond))
 }
 
 func (b *bed) cutPair() string {
 	pair := oneOf(b.rng, []string{"a", "b"}, []string{"a", "w"}, []string{"b", "w"})
-	b.faulty(cut(pair[0], pair[1]))
-	b.last()
-	b.faulty(nil)
+	b.lasting(cut(pair[0], pair[1]))
 	return fmt.Sprintf("sites %s and %s cut off from one another", pair[0], pair[1])
 }
 
@@ -77,18 +76,14 @@ func (b *bed) deafSite() string {
 	if b.rng.IntN(2) == 0 {
 		all, text = append(all, deaf{site, "w", 100}), "both others"
 	}
-	b.faulty(all)
-	b.last()
-	b.faulty(nil)
+	b.lasting(all)
 	return fmt.Sprintf("site %s did not hear %s, which heard it", site, text)
 }
 
 func (b *bed) deafWitness() string {
 	site := oneOf(b.rng, dataSites...)
 	d := oneOf(b.rng, deaf{site, "w", 100}, deaf{"w", site, 100})
-	b.faulty([]deaf{d})
-	b.last()
-	b.faulty(nil)
+	b.lasting([]deaf{d})
 	return fmt.Sprintf("site %s did not hear site %s, which heard it", d.at, d.to)
 }
 
@@ -100,9 +95,7 @@ func (b *bed) lossy() string {
 			all = append(all, deaf{site, o, percent})
 		}
 	}
-	b.faulty(all)
-	b.last()
-	b.faulty(nil)
+	b.lasting(all)
 	return fmt.Sprintf("site %s lost %d %% of what %d sites sent", site, percent, len(all))
 }
 
@@ -161,9 +154,7 @@ func (b *bed) stepClock() string {
 	b.last()
 	text := fmt.Sprintf("the wall clock of site %s off by %s", site, off)
 	if cutOff {
-		b.faulty(isolated(b.holder))
-		b.last()
-		b.faulty(nil)
+		b.lasting(isolated(b.holder))
 		text += ", and site " + b.holder + " cut off meanwhile"
 	}
 	b.walls[site].set(0)
@@ -181,7 +172,7 @@ func (b *bed) fillDisk() string {
 		_, err = f.Write(block)
 	}
 	_ = f.Close()
-	if !isFull(err) {
+	if !errors.Is(err, syscall.ENOSPC) {
 		b.t.Fatalf("fill the disk of the witness: %v", err)
 	}
 	b.faulty(isolated(b.holder))
@@ -222,8 +213,9 @@ func (b *bed) restoreOldCopy() string {
 	start()
 	text := "the witness' votes restored from " + filepath.Base(with)
 	b.Until("the witness votes again", func(sitestest.Shown) bool {
-		all := b.voters()
-		return all["w"] != nil && all[b.holder]["w"]
+		all := b.quorums()
+		_, runs := all["w"]
+		return runs && reaches(all[b.holder], "w")
 	})
 	if alone {
 		if b.noticed() == noticed {
@@ -265,5 +257,3 @@ func (b *bed) putVotes(from string) {
 		b.t.Fatalf("restore the witness' votes: %v: %s", err, out)
 	}
 }
-
-func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) }

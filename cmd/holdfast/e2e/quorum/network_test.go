@@ -8,8 +8,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/sitestest"
 )
 
 // network is a namespace for each site, joined by a bridge in one more. The test has an address on the bridge: no fault is between it and
@@ -23,9 +26,7 @@ type network struct {
 func (n *network) device() string { return strings.ReplaceAll(n.prefix, "-", "") }
 
 func (n *network) namespace(site string) string { return n.prefix + site }
-func (n *network) address(site string) string {
-	return n.base + map[string]string{"a": ".11", "b": ".12", "w": ".13"}[site]
-}
+func (n *network) address(site string) string   { return sitestest.AddressIn(n.base, site) }
 
 // newNetwork makes it; where that is not possible the test is skipped, and fails in CI.
 func newNetwork(t *testing.T) *network {
@@ -52,7 +53,7 @@ func (n *network) make() error {
 		"ip addr add " + n.base + ".1/24 dev " + n.device(),
 		"ip link set " + n.device() + " up",
 	}
-	for _, site := range []string{"a", "b", "w"} {
+	for _, site := range sites {
 		ns := n.namespace(site)
 		commands = append(commands,
 			"ip netns add "+ns,
@@ -71,7 +72,7 @@ func (n *network) make() error {
 }
 
 func (n *network) remove() {
-	for _, name := range []string{"a", "b", "w", "hub"} {
+	for _, name := range append(slices.Clone(sites), "hub") {
 		_ = exec.Command("ip", "netns", "del", n.namespace(name)).Run() // may not have been made
 	}
 }
@@ -92,7 +93,7 @@ func cut(a, b string) []deaf { return []deaf{{a, b, 100}, {b, a, 100}} }
 
 // set has exactly these be deaf from now on.
 func (n *network) set(all []deaf) error {
-	for _, site := range []string{"a", "b", "w"} {
+	for _, site := range sites {
 		var rules strings.Builder
 		rules.WriteString("table inet hf\ndelete table inet hf\ntable inet hf {\n chain in {\n  type filter hook input priority 0\n")
 		for _, d := range all {

@@ -5,13 +5,10 @@ package quorum
 import (
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/sitestest"
 )
 
 // TestNoTwoSitesServeWhateverIsStruck is task e2e:quorum.
@@ -31,21 +28,12 @@ func TestNoTwoSitesServeWhateverIsStruck(t *testing.T) {
 		t.Skip("SKIPPED: needs root, for network namespaces and a small disk")
 	}
 	t.Logf("%d faults, timing %s: HOLDFAST_QUORUM_SEED=%d draws the same again", n, timing, seed)
-	dir := t.TempDir()
-	product, err := sitestest.Build(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	steppedDir := filepath.Join(dir, "stepped")
-	if err := os.Mkdir(steppedDir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	stepped, err := buildStepped(steppedDir)
+	product, err := buildStepped(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	rng := rand.New(rand.NewPCG(seed, 1))
-	b := newBed(t, product, stepped, timing, rng)
+	b := newBed(t, product, timing, rng)
 	b.work()
 	b.whole()
 	r := newResults()
@@ -55,9 +43,11 @@ func TestNoTwoSitesServeWhateverIsStruck(t *testing.T) {
 		what := k.strike(b)
 		b.whole()
 		lines, err := b.proof()
-		r.add(k.name, takeovers(lines, from, now()), outage(lines, from, now()), err)
-		t.Logf("%3d of %d %-14s %5.1f s: %s; %s serves, without service for %.2f s at most", i+1, n, k.name, time.Duration(now()-from).Seconds(),
-			what, b.holder, outage(lines, from, now()).Seconds())
+		to := now()
+		without := outage(lines, from, to)
+		r.add(k.name, takeovers(lines, from, to), without, err)
+		t.Logf("%3d of %d %-14s %5.1f s: %s; %s serves, without service for %.2f s at most", i+1, n, k.name, time.Duration(to-from).Seconds(),
+			what, b.holder, without.Seconds())
 		if err != nil {
 			t.Fatalf("fault %d, %s: %v", i+1, k.name, err)
 		}

@@ -75,10 +75,10 @@ func Main(m *testing.M, product *string) int {
 	return m.Run()
 }
 
-// Build builds the product into a folder, and gives the binary.
-func Build(dir string) (string, error) {
+// Build builds the product into a folder, with more flags of go build, and gives the binary.
+func Build(dir string, flags ...string) (string, error) {
 	file := filepath.Join(dir, "holdfast")
-	build := exec.Command("go", "build", "-o", file, "github.com/holdfast-dr/holdfast/cmd/holdfast")
+	build := exec.Command("go", append(append([]string{"build"}, flags...), "-o", file, "github.com/holdfast-dr/holdfast/cmd/holdfast")...)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build: %w\n%s", err, out)
@@ -121,8 +121,11 @@ func New(t *testing.T, o Options) *Sites {
 func ids() []string { return []string{"a", "b", "w"} }
 
 // Address is a site's.
-func (s *Sites) Address(id string) string {
-	return s.net + map[string]string{"a": ".11", "b": ".12", "w": ".13"}[id]
+func (s *Sites) Address(id string) string { return AddressIn(s.net, id) }
+
+// AddressIn is a site's in a network, of which the first three numbers are given.
+func AddressIn(net, id string) string {
+	return net + map[string]string{"a": ".11", "b": ".12", "w": ".13"}[id]
 }
 
 // VMAddress is where the VM's service listens at a site.
@@ -226,7 +229,7 @@ func (s *Sites) Start(ids ...string) {
 
 // startServices starts a site as the processes of a fleet.
 func (s *Sites) startServices(id string) {
-	role := domain.SiteRole(domain.SiteData)
+	role := domain.SiteData
 	if id == "w" {
 		role = domain.SiteWitness
 	}
