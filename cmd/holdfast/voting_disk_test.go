@@ -193,6 +193,42 @@ func TestASwapThatADiskIsTooSlowForMayHaveLanded(t *testing.T) {
 	}
 }
 
+// tardy takes its time for each command, as a disk far away does.
+type tardy struct {
+	target.Unit
+	each time.Duration
+}
+
+func (d tardy) Submit(c *target.Command, done func(error)) {
+	time.Sleep(d.each)
+	d.Unit.Submit(c, done)
+}
+
+func TestADiskThatIsSlowToOpenIsOpenedForCallersWithoutPatience(t *testing.T) {
+	const each = 40 * time.Millisecond
+	url, _ := lun(t, func(u target.Unit) target.Unit { return tardy{u, each} })
+	// A call has time for three commands; to find out whether the disk may vote takes more.
+	d := diskvoter.New(t.Context(), url, filepath.Join(t.TempDir(), "pin"), initiator.Options{}, 4*each)
+	t.Cleanup(func() { _ = d.Close() })
+	var wg sync.WaitGroup
+	for _, group := range []domain.GroupID{"erp", "crm", "dir"} { // each asks again as soon as it gave up, as votes do
+		s := slotOf(t, d, "test", group)
+		wg.Go(func() {
+			for end := time.Now().Add(time.Minute); ; {
+				_, _, err := s.Read()
+				switch {
+				case err == nil:
+					return
+				case !errors.Is(err, domain.ErrUnavailable) || time.Now().After(end):
+					t.Errorf("group %s: %v", group, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
 func TestALUNThatHoldsSomethingElseIsLeftAlone(t *testing.T) {
 	for _, at := range []int64{1024, 64 << 10, 900 << 10, 10 << 20} { // ext4's superblock, btrfs', and data where votes would stand
 		leftAlone(t, at)

@@ -53,6 +53,8 @@ type Disk struct {
 	session *initiator.Session // nil: none
 	end     context.CancelFunc // of the session
 	slots   int64              // of the session's LUN, once it was found to be the voting disk that it should be
+	opening *opening           // nil: no attempt is under way
+	closed  bool
 	life    context.Context    //nolint:containedctx // of every session: calls have none of their own
 }
 
@@ -88,47 +90,97 @@ func (d *Disk) call(f func(ctx context.Context, s *initiator.Session, slots int6
 	return fmt.Errorf("voting disk %s: %w: %w", d.name, domain.ErrUnavailable, err)
 }
 
+// open is the session, once its LUN was found to be the voting disk that it should be. Whoever waits for it waits as long as his own
+// ctx; the attempt goes on without him, so that calls which are impatient do not keep a slow disk from ever being opened.
 func (d *Disk) open(ctx context.Context) (*initiator.Session, int64, error) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	if d.session != nil && d.session.Err() != nil {
 		d.forget()
 	}
-	if d.session == nil {
-		dialled := make(chan struct{})
-		life, cancel := context.WithCancel(d.life)
-		stop := context.AfterFunc(ctx, func() {
-			select {
-			case <-dialled:
-			default:
-				cancel() // the attempt took too long
-			}
-		})
-		s, err := initiator.Dial(life, d.url, d.options)
-		close(dialled)
-		stop()
-		if err != nil {
-			cancel()
-			return nil, 0, err
-		}
-		d.session, d.end = s, cancel
-	}
-	if d.slots > 0 {
+	if d.session != nil && d.slots > 0 {
+		defer d.mu.Unlock()
 		return d.session, d.slots, nil
 	}
-	l, err := label(ctx, d.session)
+	if d.opening == nil {
+		d.opening = &opening{done: make(chan struct{})}
+		go d.begin(d.opening, d.session)
+	}
+	o := d.opening
+	d.mu.Unlock()
+	select {
+	case <-o.done:
+		return o.session, o.slots, o.err
+	case <-ctx.Done():
+		return nil, 0, fmt.Errorf("it is still being opened: %w", context.Cause(ctx))
+	}
+}
+
+// opening is one attempt to open the disk. What it came to stands once done is closed.
+type opening struct {
+	done    chan struct{}
+	session *initiator.Session
+	slots   int64
+	err     error
+}
+
+// openTime bounds an attempt: a login and a dozen commands, at disks that write slowly too.
+const openTime = 10 * time.Second
+
+// begin makes an attempt, with the session there is or a new one.
+func (d *Disk) begin(o *opening, s *initiator.Session) {
+	ctx, cancel := context.WithTimeout(d.life, openTime)
+	defer cancel()
+	var end context.CancelFunc
+	if s == nil {
+		s, end, o.err = d.dial(ctx)
+	}
+	if o.err == nil {
+		o.session = s
+		o.slots, o.err = d.examine(ctx, s)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	defer close(o.done)
+	d.opening = nil
+	if end != nil && (d.closed || s.Err() != nil) {
+		end()
+		return
+	}
+	if end != nil {
+		d.session, d.end = s, end
+	}
+	if d.session == s {
+		d.slots = o.slots
+	}
+}
+
+// dial logs in. The session lasts until end is called, or the disk's life is over.
+func (d *Disk) dial(ctx context.Context) (s *initiator.Session, end context.CancelFunc, err error) {
+	life, end := context.WithCancel(d.life)
+	defer context.AfterFunc(ctx, end)() // an attempt that takes too long
+	s, err = initiator.Dial(life, d.url, d.options)
+	if err != nil {
+		end()
+		return nil, nil, err
+	}
+	return s, end, nil
+}
+
+// examine finds out whether a session's LUN is the voting disk that it should be, and how many slots it has.
+func (d *Disk) examine(ctx context.Context, s *initiator.Session) (slots int64, err error) {
+	l, err := label(ctx, s)
 	if err == nil {
 		err = d.same(l)
 	}
 	if err == nil {
-		err = conforms(ctx, d.session)
+		err = conforms(ctx, s)
 	}
-	if err == nil {
-		id := hex.EncodeToString(l.id[:])
-		d.slots = int64(l.slots)
-		d.id.Store(&id)
+	if err != nil {
+		return 0, err
 	}
-	return d.session, d.slots, err
+	id := hex.EncodeToString(l.id[:])
+	d.id.Store(&id)
+	return int64(l.slots), nil
 }
 
 func (d *Disk) drop(s *initiator.Session) {
@@ -157,6 +209,7 @@ func (d *Disk) Identity() string {
 func (d *Disk) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.closed = true
 	if d.session == nil {
 		return nil
 	}
