@@ -250,15 +250,15 @@ func noteHosts(st *whatif.State, s siteStatus) {
 	}))
 }
 
-// deadOnEveryPath tells of each object that a site's health service observes, as far as which asks for it, whether all its observations
-// are of a dead one; of none where the service does not answer.
+// deadOnEveryPath tells of each object that a site's health service observes, as far as which asks for it, whether it is dead on every
+// path that says anything; of none where the service does not answer.
 func deadOnEveryPath[ID comparable](s siteStatus, which func(api.Observation) (ID, bool)) map[ID]bool {
 	dead := map[ID]bool{}
 	if s.Health == nil {
 		return dead
 	}
 	for _, o := range s.Health.View.Observations {
-		if id, ok := which(o); ok {
+		if id, ok := which(o); ok && o.State != api.StateUnknown {
 			before, seen := dead[id]
 			dead[id] = o.State == api.StateDead && (before || !seen)
 		}

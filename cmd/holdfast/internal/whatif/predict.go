@@ -38,7 +38,7 @@ type Fate struct {
 	NotFit []string          `json:"not_fit,omitempty"` // VMs that find no host
 	Steps  []string          `json:"steps,omitempty"`   // of the run, in order
 	Why    []string          `json:"why"`               // the chain of reasons
-	rank   int               // of its first VM's start among the steps of its run
+	rank   int               // how far down its run it comes up
 }
 
 // NameChange is a DNS name that would point elsewhere.
@@ -292,6 +292,20 @@ func (w world) refused(g domain.Group, site domain.SiteID, acceptLoss bool) stri
 	if c, ok := w.Copies[g.ID][site]; ok && !c.Consistent {
 		return "its copy is not complete"
 	}
+	return w.suspended(g, site)
+}
+
+// suspended is why a site that is granted a group would not serve it: it waits for synchronous targets; "" when it would.
+func (w world) suspended(g domain.Group, site domain.SiteID) string {
+	reg := w.Votes[g.ID].Reg
+	if g.OnTargetLoss != domain.TargetLossSuspend || !reg.Holds(site) { // a loss that was accepted leaves no other in the set
+		return ""
+	}
+	for _, s := range reg.InSync {
+		if s != site && g.ModeTo(site, s) == domain.ModeSync && !w.reaches(string(site), string(s)) {
+			return fmt.Sprintf("it would be granted the group, and wait for synchronous target %s before it serves (on_target_loss: suspend)", s)
+		}
+	}
 	return ""
 }
 
@@ -301,12 +315,10 @@ func (w world) steps(p domain.Plan, groups []domain.GroupID, kind string, leader
 
 // consequences is what the move brings with it: steps, loss, names, and what finds no host.
 func (w world) consequences(f *Fate, g domain.Group, from domain.SiteID, steps []api.Step) {
-	for i, s := range steps {
+	f.rank = rank(g.ID, steps)
+	for _, s := range steps {
 		if s.Group != g.ID {
 			continue
-		}
-		if s.Kind == plan.KindStart && f.rank == 0 {
-			f.rank = i + 1
 		}
 		f.Steps = append(f.Steps, s.ID)
 		if s.Kind != plan.KindDNS {
@@ -326,6 +338,26 @@ func (w world) consequences(f *Fate, g domain.Group, from domain.SiteID, steps [
 	}
 	loss := w.loss(g.ID, f.To)
 	f.Loss = &loss
+}
+
+// rank is how many steps of a run stand one behind the other before a group comes up: its first VM, or its volumes where it has none.
+func rank(g domain.GroupID, steps []api.Step) int {
+	chain := map[string]int{}
+	var promoted, started int
+	for _, s := range steps { // each stands after all that it needs
+		for _, n := range s.Needs {
+			chain[s.ID] = max(chain[s.ID], chain[n])
+		}
+		chain[s.ID]++
+		switch {
+		case s.Group != g:
+		case s.Kind == plan.KindPromote:
+			promoted = chain[s.ID]
+		case s.Kind == plan.KindStart && (started == 0 || chain[s.ID] < started):
+			started = chain[s.ID]
+		}
+	}
+	return cmp.Or(started, promoted)
 }
 
 func (w world) loss(g domain.GroupID, at domain.SiteID) api.LossEstimate {

@@ -118,6 +118,16 @@ func TestWhatBecomesOfEachGroup(t *testing.T) {
 			v.Reg.InSync = []domain.SiteID{"a"}
 			st.Votes["erp"] = v
 		})},
+		{"a group that suspends without its target", "site:a", "erp stops a>, dir moves a>b, log moves a>b, old waits a>b", change(func(st *whatif.State) {
+			st.List.Groups[0].Group.OnTargetLoss = domain.TargetLossSuspend
+			st.List.Groups[2].Group.OnTargetLoss = domain.TargetLossSuspend // asynchronous: nobody waits for a
+		})},
+		{"a group that suspends, whose target was let go before", "site:a", "erp waits a>b, dir moves a>b, log moves a>b, old waits a>b", change(func(st *whatif.State) {
+			st.List.Groups[0].Group.OnTargetLoss = domain.TargetLossSuspend
+			v := st.Votes["erp"]
+			v.Reg.InSync = []domain.SiteID{"a"}
+			st.Votes["erp"] = v
+		})},
 		{"a copy that is not complete", "site:a", "erp moves a>b, dir moves a>b, log stops a>, old waits a>b", change(func(st *whatif.State) {
 			st.Copies["log"]["b"] = api.GroupStatus{Group: "log", Role: domain.RoleTarget}
 		})},
@@ -194,6 +204,21 @@ func TestAMoveHasItsOrderLossNamesAndHosts(t *testing.T) {
 	}
 	if !slices.Equal(p.Confirmed, []domain.SiteID{"a"}) {
 		t.Errorf("confirmed %v", p.Confirmed)
+	}
+}
+
+func TestAGroupWithoutVMsComesUpWithItsVolumes(t *testing.T) {
+	p := predict(t, change(func(st *whatif.State) {
+		st.List.Groups[0].Group.VMs = nil                   // erp, second in its plan
+		st.List.Groups[2].Group.HoldDown = 30 * time.Second // log, in a plan of its own
+		st.List.Groups[1].Group.VMs[0].DependsOn = []domain.VMID{"log-vm"}
+	}), "site:a")
+	order := map[domain.GroupID]int{}
+	for _, f := range p.Groups {
+		order[f.Group] = f.Order
+	}
+	if order["erp"] != 1 || order["dir"] == 0 || order["log"] == 0 {
+		t.Errorf("order %v: volumes are there before a VM has started", order)
 	}
 }
 
