@@ -219,6 +219,11 @@ func (s *service) carryOut(ctx context.Context, next declaration.State, acts dec
 	for _, d := range acts.Keep {
 		s.log.Info("declaration changed", "declaration", string(d.ID), "lost", string(d.Site), "state", d.State)
 		l.tell()
+		if d.State == api.DeclarationWithdrawn { // what failed then says nothing of the next loss
+			for _, g := range d.Groups {
+				s.calm(g.Group)
+			}
+		}
 	}
 	var all []error
 	for _, x := range acts.Launch {

@@ -89,6 +89,9 @@ func (s *fakeSite) replicator() map[string]bus.Endpoint {
 		api.VerbPromote: bus.Answer(func(_ context.Context, r api.PromoteRequest) (api.PromoteReply, error) {
 			s.w.mu.Lock()
 			defer s.w.mu.Unlock()
+			if s.broken == r.Group {
+				return api.PromoteReply{}, fmt.Errorf("promote group %s: its journal is broken: %w", r.Group, domain.ErrRefused)
+			}
 			if s.epoch[r.Group] != r.Epoch {
 				if s.lived[r.Group] >= r.Epoch {
 					return api.PromoteReply{}, fmt.Errorf("promote group %s: %w: the journal has lived through epoch %s", r.Group, domain.ErrStaleEpoch, s.lived[r.Group])

@@ -84,16 +84,25 @@ func (s *service) mayCompete(g domain.GroupID, l api.Lease) bool {
 	return clock.Now().Sub(since) > s.cfg.Timings.Evacuated
 }
 
-// startRuns begins one run of kind start for the needs of each plan.
+// startRuns begins one run of kind start for the needs of each plan. A group whose last run failed has a run of its own: one that cannot
+// be brought up would keep those after it in its plan waiting with each attempt.
 func (s *service) startRuns(ctx context.Context, list api.GroupList, needs []need) {
-	orders := map[domain.PlanID]*order{}
-	var ids []domain.PlanID
+	type share struct {
+		plan  domain.PlanID
+		alone domain.GroupID
+	}
+	orders := map[share]*order{}
+	var ids []share
 	for _, n := range needs {
 		p := policy.PlanOf(list, n.group)
-		o, ok := orders[p.ID]
+		id := share{plan: p.ID}
+		if s.failing(n.group) {
+			id.alone = n.group
+		}
+		o, ok := orders[id]
 		if !ok {
 			o = &order{plan: p, kind: api.RunStart, by: byPolicy, reason: n.reason, above: map[domain.GroupID]domain.Epoch{}}
-			orders[p.ID], ids = o, append(ids, p.ID)
+			orders[id], ids = o, append(ids, id)
 		}
 		o.groups = append(o.groups, n.group)
 		if n.above != 0 {
@@ -272,6 +281,13 @@ func (s *service) bumpTo(g domain.GroupID, longest time.Duration) {
 	}
 	b.next = now.Add(b.wait)
 	s.backoff[g] = b
+}
+
+// failing reports whether the last run of a group failed.
+func (s *service) failing(g domain.GroupID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.backoff[g].wait > 0
 }
 
 func (s *service) calm(g domain.GroupID) {

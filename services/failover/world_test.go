@@ -59,6 +59,7 @@ type fakeSite struct {
 	lived    map[domain.GroupID]domain.Epoch // newest promoted under, which is not promoted under twice
 	at       map[domain.GroupID]domain.LSN   // the checkpoint promoted at
 	stopping bool                            // its replicator gives up serving when it is next asked to protect
+	broken   domain.GroupID                  // its copy of this one cannot be promoted
 	// its volumes go when a host next logs in to them
 	vanishing bool
 	records   map[string]api.DNSRecord

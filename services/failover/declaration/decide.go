@@ -27,7 +27,7 @@ type decision struct {
 	now     time.Time // Input.Wall in UTC
 	s       State
 	groups  map[domain.GroupID]api.GroupDesired
-	lost    []domain.SiteID              // confirmed
+	lost    []domain.SiteID              // confirmed, and not taken back
 	acted   map[domain.DeclarationID]int // number of the last act before this decision
 	changed map[domain.DeclarationID]bool
 	launch  []Launch
@@ -37,20 +37,34 @@ func begin(s State, in Input) *decision {
 	if in.ApprovalLasts <= 0 {
 		in.ApprovalLasts = time.Hour
 	}
-	d := &decision{in: in, now: in.Wall.UTC(), s: State{List: clone(s.List), Lost: map[domain.SiteID]time.Duration{}}, groups: map[domain.GroupID]api.GroupDesired{},
+	d := &decision{in: in, now: in.Wall.UTC(), s: State{List: clone(s.List), Lost: map[domain.SiteID]time.Duration{}, Silent: map[domain.SiteID]time.Duration{}}, groups: map[domain.GroupID]api.GroupDesired{},
 		acted: map[domain.DeclarationID]int{}, changed: map[domain.DeclarationID]bool{}}
 	for _, g := range in.Groups {
 		d.groups[g.Group.ID] = g
 	}
 	for _, site := range slices.Sorted(maps.Keys(in.Losses)) {
-		if !in.Losses[site].Confirmed || site == in.Self {
+		loss := in.Losses[site]
+		since, known := s.Lost[site]
+		silent, wasSilent := s.Silent[site]
+		if known && !loss.Confirmed && !loss.Suspected && !loss.Well { // health doubts itself: that is no news of the site
+			d.s.Lost[site], d.s.Silent[site] = since, in.Now
+			if wasSilent {
+				d.s.Silent[site] = silent
+			}
+			d.lost = append(d.lost, site)
+			continue
+		}
+		if !loss.Confirmed || site == in.Self {
 			continue
 		}
 		d.lost = append(d.lost, site)
-		d.s.Lost[site] = in.Now
-		if since, known := s.Lost[site]; known {
-			d.s.Lost[site] = since
+		switch {
+		case !known:
+			since = in.Now
+		case wasSilent:
+			since += in.Now - silent // the hold-down goes on where it stood
 		}
+		d.s.Lost[site] = since
 	}
 	for _, x := range s.List {
 		d.acted[x.ID] = lastAct(x)
@@ -277,7 +291,7 @@ func (d *decision) pending(x *api.Declaration, g *api.DeclaredGroup, want api.Gr
 		g.Needed, d.changed[x.ID] = need, true
 	}
 	missing := max(1, need) - len(g.Approvals)
-	lasted := d.in.Now - d.s.Lost[x.Site]
+	lasted := d.lasted(x.Site)
 	switch {
 	case missing <= 0:
 		last := g.Approvals[len(g.Approvals)-1]
@@ -286,6 +300,7 @@ func (d *decision) pending(x *api.Declaration, g *api.DeclaredGroup, want api.Gr
 		d.move(x, g, api.DeclarationAwaiting, fmt.Sprintf("%s; %d of %d approved", why, len(g.Approvals), need), api.Approval{})
 	case !loss.Confirmed && !loss.Suspected && !x.Seen && g.ByHand:
 		d.move(x, g, api.DeclarationWithdrawn, "its approvals count no more, and nobody else misses site "+string(x.Site), api.Approval{})
+	case !loss.Confirmed && d.silent(x.Site):
 	case !loss.Confirmed:
 		d.move(x, g, api.DeclarationSuspected, fmt.Sprintf("the loss of site %s is not confirmed", x.Site), api.Approval{})
 	case want.Group.Failover == domain.FailoverManual:
@@ -298,6 +313,21 @@ func (d *decision) pending(x *api.Declaration, g *api.DeclaredGroup, want api.Gr
 	default:
 		d.move(x, g, api.DeclarationAwaiting, why, api.Approval{})
 	}
+}
+
+// silent reports whether health says nothing of a site that was confirmed lost before.
+func (d *decision) silent(site domain.SiteID) bool {
+	_, ok := d.s.Silent[site]
+	return ok
+}
+
+// lasted is how long a loss that is confirmed has been so, without the times in which health said nothing.
+func (d *decision) lasted(site domain.SiteID) time.Duration {
+	until := d.in.Now
+	if silent, ok := d.s.Silent[site]; ok {
+		until = silent
+	}
+	return until - d.s.Lost[site]
 }
 
 // expire drops words that were given too long ago, or for another epoch.
@@ -348,7 +378,7 @@ func (d *decision) declared(x *api.Declaration, g *api.DeclaredGroup, want api.G
 		return false
 	case loss.Well && x.Seen:
 		return false
-	case g.Automatic && !loss.Confirmed:
+	case g.Automatic && (loss.Well || loss.Suspected): // who says nothing does not take back what was confirmed
 		d.undeclare(g)
 		return false
 	}
@@ -375,7 +405,7 @@ func (d *decision) run(id domain.DeclarationID, g api.DeclaredGroup) (api.Run, b
 // launches begins runs for the groups that are declared and in none, those of one order together.
 func (d *decision) launches(x *api.Declaration) {
 	for _, g := range x.Groups {
-		if g.State != api.DeclarationDeclared || d.in.Held[g.Group] != "" {
+		if g.State != api.DeclarationDeclared || d.in.Held[g.Group] != "" || g.Automatic && !d.in.Losses[x.Site].Confirmed {
 			continue
 		}
 		if r, begun := d.run(x.ID, g); begun && r.State == api.StepRunning {

@@ -52,6 +52,34 @@ health sees a | d1-a withdrawn, erp withdrawn 0/0
 after 1m0s`)
 }
 
+func TestAnObserverThatDoubtsItselfHoldsAHoldDownUpAndTakesNothingBack(t *testing.T) {
+	w := tell(t, "b", group("erp", domain.FailoverAuto, s30)).health("a", "confirms").after(20*time.Second).health("a", "says nothing of").
+		after(time.Hour).health("a", "confirms").after(9 * time.Second)
+	w.in.Held["erp"] = "group erp is in run x"
+	w.after(time.Second).health("a", "says nothing of")
+	delete(w.in.Held, "erp")
+	w.after(time.Minute).health("a", "confirms").health("a", "says nothing of").health("a", "sees").is(`
+health confirms a | d1-a held_down, erp held_down 0/0
+after 20s
+health says nothing of a
+after 1h0m0s
+health confirms a
+after 9s
+after 1s | d1-a declared, erp declared 0/0
+health says nothing of a
+after 1m0s
+health confirms a | begin r1 for [erp] by policy, loss accepted [erp=false]
+health says nothing of a | d1-a declared, erp declared 0/0
+health sees a`)
+	tell(t, "b", group("erp", domain.FailoverAuto, s30)).health("a", "confirms").health("a", "says nothing of").health("a", "suspects").after(time.Hour).
+		health("a", "confirms").is(`
+health confirms a | d1-a held_down, erp held_down 0/0
+health says nothing of a
+health suspects a | d1-a suspected, erp suspected 0/0
+after 1h0m0s
+health confirms a | d1-a held_down, erp held_down 0/0`)
+}
+
 func TestAGroupThatAsksOnePersonIsDeclaredWhenOneApproves(t *testing.T) {
 	tell(t, "b", group("erp", domain.FailoverConfirm, s30)).health("a", "confirms").after(s30).after(time.Hour).says("ann", declaration.Approve, nil).
 		ends(api.StepDone).is(`

@@ -19,6 +19,8 @@ const keptActs = 200
 type State struct {
 	List []api.Declaration
 	Lost map[domain.SiteID]time.Duration // since when each site is confirmed lost, on the clock of Input.Now
+	// Silent is since when health says nothing of one that was confirmed lost before. Its hold-down stands still meanwhile.
+	Silent map[domain.SiteID]time.Duration
 }
 
 // Loss is what the own site's health service says of another site. All false: it says nothing.
