@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/site"
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/config"
@@ -31,6 +33,10 @@ func healthCommands() []*cobra.Command {
 			RunE: func(cmd *cobra.Command, _ []string) error { return h.show(cmd) }},
 		{Use: "evidence [ID]", Short: "List the documents of evidence of a site, or show one: who saw what, when, with which confidence", Args: atMost(1, "at most one ID"),
 			RunE: func(cmd *cobra.Command, args []string) error { return h.evidence(cmd, strings.Join(args, "")) }},
+		{Use: "probe", Short: "Carry out each probe of the file once, from this machine, and say how it went", Args: exactly(0, "no argument"),
+			Long: "Carry out each probe of the file (health.probes) once, from this machine, and say how it went. No service is asked or touched: it shows\n" +
+				"whether a new probe works before the site relies on it. The exit code is 1 where one fails.",
+			RunE: func(cmd *cobra.Command, _ []string) error { return h.probe(cmd) }},
 		maintenanceCommand(h),
 	}
 	for _, c := range all {
@@ -82,6 +88,37 @@ func askObserver[Resp, Req any](cmd *cobra.Command, h *watching, verb string, re
 		defer cancel()
 		return bus.Call[Resp](ctx, conn, api.ServiceHealth, verb, req)
 	})
+}
+
+func (h *watching) probe(cmd *cobra.Command) error {
+	cfg, err := h.load()
+	if err != nil {
+		return err
+	}
+	if len(cfg.Health.Probes) == 0 {
+		return fmt.Errorf("health probe: %w: the file has no health.probes (docs/operations/health.md)", domain.ErrNotFound)
+	}
+	all := site.ProbeOnce(cmd.Context(), cfg)
+	failed := 0
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "OBJECT\tPROBE\tTOOK\tRESULT")
+	for _, p := range all {
+		result := "well"
+		if p.Error != "" {
+			failed++
+			result = p.Error
+		}
+		fmt.Fprintf(w, "%s\t%s %s\t%s\t%s\n", p.Of, p.Kind, p.Target, p.TookNs.Round(time.Millisecond), result)
+	}
+	if h.output == "json" {
+		err = printJSON(cmd.OutOrStdout(), map[string]any{"site": cfg.Site, "probes": all})
+	} else {
+		err = w.Flush()
+	}
+	if failed > 0 {
+		err = errors.Join(err, fmt.Errorf("%d of %d probes failed", failed, len(all)))
+	}
+	return err
 }
 
 func (h *watching) maintain(cmd *cobra.Command, r api.MaintenanceChange) error {

@@ -152,8 +152,8 @@ type Health struct {
 // Probe is one probe of an object of this site. An object with several probes or heartbeats is as well as the best of them.
 type Probe struct {
 	Of      string   `yaml:"of"`      // host/NAME, service/NAME, storage/NAME, port/NAME
-	Kind    string   `yaml:"kind"`    // tcp, http, iscsi, nats
-	Target  string   `yaml:"target"`  // host:port, a URL, or iscsi://host[:port]/iqn/lun
+	Kind    string   `yaml:"kind"`    // tcp, http, iscsi, nats, libvirt, guest-agent
+	Target  string   `yaml:"target"`  // host:port, a URL, iscsi://host[:port]/iqn/lun, or a libvirt URI with #DOMAIN
 	Every   Duration `yaml:"every"`   // between two; a heartbeat's interval when not given
 	Timeout Duration `yaml:"timeout"` // of one; twice Every when not given
 	CHAP    CHAP     `yaml:"chap"`    // of an iSCSI login

@@ -248,7 +248,7 @@ func (c Config) validateHealth(v *validator) {
 		if !slices.Contains([]string{"host", "service", "storage", "port"}, kind) || !domain.ValidToken(id) {
 			v.bad(f+".of", fmt.Sprintf("%q names nothing that is probed", p.Of), "write host/NAME, service/NAME, storage/NAME or port/NAME")
 		}
-		oneOf(v, f+".kind", p.Kind, "tcp", "http", "iscsi", "nats")
+		oneOf(v, f+".kind", p.Kind, "tcp", "http", "iscsi", "nats", "libvirt", "guest-agent")
 		switch p.Kind {
 		case "tcp", "nats":
 			v.hostPort(f+".target", p.Target)
@@ -259,6 +259,13 @@ func (c Config) validateHealth(v *validator) {
 		case "iscsi":
 			if u, err := url.Parse(p.Target); err != nil || u.Host == "" || u.Scheme != "iscsi" || u.User != nil || strings.Count(u.Path, "/") != 2 {
 				v.bad(f+".target", fmt.Sprintf("%q is no logical unit", p.Target), "write iscsi://host:port/iqn/lun; credentials go into chap")
+			}
+		case "libvirt", "guest-agent":
+			u, err := url.Parse(p.Target)
+			if err != nil || u.Scheme == "" || u.Path == "" || u.User != nil {
+				v.bad(f+".target", fmt.Sprintf("%q is no libvirt URI", p.Target), "write it like qemu:///system or qemu+tcp://host/system, with #DOMAIN for one of its domains")
+			} else if p.Kind == "guest-agent" && u.Fragment == "" {
+				v.bad(f+".target", fmt.Sprintf("%q names no guest", p.Target), "write the domain after the URI: qemu:///system#dc1")
 			}
 		}
 		if every := time.Duration(p.Every); every != 0 && every < 100*time.Millisecond {

@@ -3,6 +3,7 @@ module github.com/holdfast-dr/holdfast/services/health
 go 1.26.0
 
 require (
+	github.com/digitalocean/go-libvirt v0.0.0-20261013170128-efbbdf578ac8
 	github.com/holdfast-dr/holdfast/pkg v0.0.0
 	github.com/sony/gobreaker/v2 v2.4.0
 	go.opentelemetry.io/otel v1.47.0

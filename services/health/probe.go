@@ -1,7 +1,6 @@
 package health
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -39,12 +38,13 @@ type prober struct {
 }
 
 func newProber(obs *observer, timing Timing) *prober {
-	dialer := &net.Dialer{} // each probe has its own time-out
-	return &prober{
-		obs: obs, timing: timing, targets: map[key]*target{}, slots: make(chan struct{}, maxProbes),
-		client: &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-	}
+	return &prober{obs: obs, timing: timing, targets: map[key]*target{}, slots: make(chan struct{}, maxProbes), client: pageClient()}
+}
+
+// pageClient gets pages, each over a connection of its own. It has no time-out: each probe has.
+func pageClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{}).DialContext, DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // newBreaker stops calls to what fails, and lets one through every second beat to see whether it is back. Errors for which
@@ -74,8 +74,8 @@ func (p *prober) set(k key, address string, page bool) {
 
 // add probes as the configuration says.
 func (p *prober) add(k key, probe Probe) {
-	every := cmp.Or(probe.Every, p.timing.Beat)
-	p.put(&target{key: k, address: probe.How + " " + probe.Target, check: probe.check(p.client), every: every, timeout: cmp.Or(probe.Timeout, 2*every)})
+	every, timeout := probe.pace(p.timing)
+	p.put(&target{key: k, address: probe.How + " " + probe.Target, check: probe.check(p.client), every: every, timeout: timeout})
 }
 
 func (p *prober) put(t *target) {

@@ -22,14 +22,18 @@ const (
 	ProbeHTTP  = "http"  // GET answered with 2xx
 	ProbeISCSI = "iscsi" // login, INQUIRY and logout
 	ProbeNATS  = "nats"  // a connection, and the server's greeting
+	// ProbeLibvirt is an answer of the hypervisor and, where a domain is named, that it runs.
+	ProbeLibvirt = "libvirt"
+	// ProbeGuestAgent is the answer of the QEMU guest agent in a domain of libvirt's.
+	ProbeGuestAgent = "guest-agent"
 )
 
 // Probe is how one object of this site is probed besides what is probed by itself.
 type Probe struct {
 	Kind   string // of the object: host, service, storage, port
 	ID     string
-	How    string // tcp, http, iscsi, nats
-	Target string // host:port, URL, or iscsi://host/iqn/lun
+	How    string // tcp, http, iscsi, nats, libvirt, guest-agent
+	Target string // host:port, URL, iscsi://host/iqn/lun, or a libvirt URI with #DOMAIN
 	// Every is the time between two probes, Timeout that of one; 0 is a beat, and two.
 	Every, Timeout time.Duration
 	CHAP           chap.Settings // of an iSCSI login
@@ -58,8 +62,34 @@ func (p Probe) Validate() error {
 			return fmt.Errorf("health probe of %s/%s: %w: %w", p.Kind, p.ID, domain.ErrInvalid, err)
 		}
 		return nil
+	case ProbeLibvirt, ProbeGuestAgent:
+		h, err := parseHypervisor(p.Target)
+		if err == nil && p.How == ProbeGuestAgent && h.domain == "" {
+			err = fmt.Errorf("%q: whose guest agent? Write the domain after #: %w", p.Target, domain.ErrInvalid)
+		}
+		if err != nil {
+			return fmt.Errorf("health probe of %s/%s: %w", p.Kind, p.ID, err)
+		}
+		return nil
 	}
-	return fmt.Errorf("health probe of %s/%s: %q: use tcp, http, iscsi or nats: %w", p.Kind, p.ID, p.How, domain.ErrInvalid)
+	return fmt.Errorf("health probe of %s/%s: %q: use tcp, http, iscsi, nats, libvirt or guest-agent: %w", p.Kind, p.ID, p.How, domain.ErrInvalid)
+}
+
+// pace is the time between two of it, and that of one.
+func (p Probe) pace(timing Timing) (every, timeout time.Duration) {
+	every = cmp.Or(p.Every, timing.Beat)
+	return every, cmp.Or(p.Timeout, 2*every)
+}
+
+// Once probes once, within the time that a probe has. The error says why the object is not well.
+func (p Probe) Once(ctx context.Context, timing Timing) error {
+	if err := p.Validate(); err != nil {
+		return err
+	}
+	_, timeout := p.pace(timing)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return p.check(pageClient())(ctx)
 }
 
 // check makes the function that probes once, within ctx. A redirect is no success, and is not followed.
@@ -71,6 +101,15 @@ func (p Probe) check(client *http.Client) func(ctx context.Context) error {
 		return func(ctx context.Context) error { return login(ctx, p.Target, p.CHAP) }
 	case ProbeNATS:
 		return func(ctx context.Context) error { return greeted(ctx, p.Target) }
+	case ProbeLibvirt, ProbeGuestAgent:
+		h, err := parseHypervisor(p.Target)
+		switch {
+		case err != nil:
+			return func(context.Context) error { return err }
+		case p.How == ProbeGuestAgent:
+			return h.guestAnswers
+		}
+		return h.runs
 	}
 	return func(ctx context.Context) error { return connect(ctx, p.Target) }
 }

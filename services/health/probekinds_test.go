@@ -64,6 +64,10 @@ func TestEachKindOfProbeTellsWhatServesFromWhatDoesNot(t *testing.T) {
 		{ProbeHTTP, "http://" + open, false},
 		{ProbeISCSI, "iscsi://" + open + "/iqn.2026-11.dev.holdfast:x/0", false},
 		{ProbeISCSI, "iscsi://127.0.0.1:1/iqn.2026-11.dev.holdfast:x/0", false},
+		{ProbeLibvirt, "qemu+tcp://" + open + "/system", false},
+		{ProbeLibvirt, "qemu+tcp://127.0.0.1:1/system", false},
+		{ProbeLibvirt, "qemu:///system?socket=/nowhere", false},
+		{ProbeGuestAgent, "qemu+tcp://" + open + "/system#dc1", false},
 	} {
 		p := Probe{Kind: assess.KindStorage, ID: "array", How: c.how, Target: c.target}
 		if err := p.Validate(); err != nil {
@@ -91,9 +95,28 @@ func TestProbesThatCannotBeAreRefused(t *testing.T) {
 		{Kind: "host", ID: "x", How: ProbeHTTP, Target: "ftp://h"},
 		{Kind: "storage", ID: "x", How: ProbeISCSI, Target: "iscsi://h"},
 		{Kind: "host", ID: "x", How: ProbeTCP, Target: "h:1", Every: -1},
+		{Kind: "host", ID: "x", How: ProbeLibvirt, Target: "/run/libvirt/libvirt-sock"},
+		{Kind: "host", ID: "x", How: ProbeLibvirt, Target: "qemu+ssh://h/system"},
+		{Kind: "host", ID: "x", How: ProbeLibvirt, Target: "qemu://h/system"},
+		{Kind: "host", ID: "x", How: ProbeLibvirt, Target: "qemu:///session"},
+		{Kind: "service", ID: "x", How: ProbeGuestAgent, Target: "qemu:///system"},
 	} {
 		if err := p.Validate(); !errors.Is(err, domain.ErrInvalid) {
 			t.Errorf("%+v: %v", p, err)
+		}
+	}
+}
+
+func TestALibvirtURISaysWhereItsDaemonIs(t *testing.T) {
+	for text, want := range map[string]hypervisor{
+		"qemu:///system":                             {"unix", "/run/libvirt/libvirt-sock", "qemu:///system", ""},
+		"qemu+unix:///system#dc1":                    {"unix", "/run/libvirt/libvirt-sock", "qemu:///system", "dc1"},
+		"qemu:///session?socket=/run/user/1000/sock": {"unix", "/run/user/1000/sock", "qemu:///session", ""},
+		"qemu+tcp://10.0.0.7/system#dc1":             {"tcp", "10.0.0.7:16509", "qemu:///system", "dc1"},
+		"xen+tcp://[2001:db8::1]:99/system":          {"tcp", "[2001:db8::1]:99", "xen:///system", ""},
+	} {
+		if got, err := parseHypervisor(text); err != nil || got != want {
+			t.Errorf("%s: %+v, %v, want %+v", text, got, err, want)
 		}
 	}
 }

@@ -139,6 +139,7 @@ func (h *hypervisor) domain(s *target, kernel, initrd string) string {
 <disk type='network' device='disk'><driver name='qemu' type='raw' cache='none' error_policy='stop' rerror_policy='stop' discard='unmap'/>
 <source protocol='iscsi' name='%s/0'><host name='127.0.0.1' port='%s'/><auth username='%s'><secret type='iscsi' uuid='%s'/></auth>
 <initiator><iqn name='iqn.2026-11.dev.holdfast:libvirt'/></initiator></source><target dev='vda' bus='virtio'/></disk>
+<controller type='virtio-serial'/><channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
 <serial type='file'><source path='%s/console'/><target port='0'/></serial>%s</devices></domain>`,
 		kernel, initrd, s.name, s.port(), chapUser, secretID, h.dir, serial.String())
 }
@@ -167,12 +168,14 @@ func (h *hypervisor) killQEMU() {
 }
 
 // TestLibvirtLogsInWithASecret boots a domain whose disk is a volume that asks for CHAP, with the secret in libvirt's store;
-// and sees a wrong one refused in words.
+// and sees a wrong one refused in words. What probes by libvirt and by the guest's agent say of it is true at each stage.
 func TestLibvirtLogsInWithASecret(t *testing.T) {
 	s := serve(t, "64MiB", withCHAP(t)...)
 	h := startLibvirt(t)
 	r := newTree(t)
-	r.program("mkfs.ext4", "e2fsck")
+	need(t, "qemu-ga")
+	r.program("mkfs.ext4", "e2fsck", "qemu-ga")
+	r.load("virtio_console")
 	kernel, initrd := filepath.Join(h.dir, "kernel"), filepath.Join(h.dir, "initrd")
 	command(t, "cp", r.kernel(), kernel)
 	command(t, "cp", r.initrd(), initrd)
@@ -192,6 +195,17 @@ func TestLibvirtLogsInWithASecret(t *testing.T) {
 		t.Errorf("the target does not tell of the wrong secret:\n%s", log)
 	}
 
+	uri := "qemu:///session?socket=" + h.dir + "/run/libvirt/libvirt-sock"
+	probe := func(reasons ...string) {
+		t.Helper()
+		well(t, probes(t,
+			`{of: host/a-h1, kind: libvirt, timeout: 20s, target: "`+uri+`"}`,
+			`{of: service/guest, kind: libvirt, timeout: 20s, target: "`+uri+`#holdfast-e2e"}`,
+			`{of: service/guest, kind: guest-agent, timeout: 20s, target: "`+uri+`#holdfast-e2e"}`,
+			`{of: service/none, kind: libvirt, timeout: 20s, target: "`+uri+`#nobody"}`), reasons...)
+	}
+	probe("", "does not run", "not running", "nobody")
+
 	shells := h.listen()
 	h.secret(chapSecret)
 	t.Cleanup(h.killQEMU)
@@ -201,6 +215,12 @@ func TestLibvirtLogsInWithASecret(t *testing.T) {
 	}
 	g := &guest{t: t, dir: h.dir, shells: shells}
 	g.run("mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt && seq 1 100000 >/mnt/written && umount /mnt")
+	probe("", "", "agent", "nobody") // it runs, and no agent does in it
+	g.run("qemu-ga -d -f /tmp/qga.pid -t /tmp -m virtio-serial -p /dev/vport*")
+	probe("", "", "", "nobody")
+	h.must("suspend", "holdfast-e2e")
+	probe("", "does not run", "not running", "nobody")
+	h.must("resume", "holdfast-e2e")
 	if state := h.must("domstate", "holdfast-e2e"); !strings.Contains(state, "running") {
 		t.Errorf("the domain is %s", state)
 	}

@@ -245,10 +245,7 @@ func services(cfg config.Config) []service {
 }
 
 func healthService(cfg config.Config) service {
-	hc := health.Config{Site: cfg.Site, Role: cfg.Self().Role, Timing: health.DefaultTiming(), Dir: filepath.Join(cfg.DataDir, "health")}
-	if cfg.Timing == "fast" {
-		hc.Timing = health.FastTiming()
-	}
+	hc := health.Config{Site: cfg.Site, Role: cfg.Self().Role, Timing: healthTiming(cfg), Dir: filepath.Join(cfg.DataDir, "health")}
 	for _, s := range cfg.Sites {
 		hc.Sites = append(hc.Sites, health.Site{ID: s.ID, Role: s.Role})
 	}
@@ -263,11 +260,7 @@ func healthService(cfg config.Config) service {
 		hc.Hosts = append(hc.Hosts, health.Host{ID: h.ID, Probe: h.Probe, Rack: h.Rack})
 	}
 	hc.Vantages = cfg.Health.Vantages
-	for _, p := range cfg.Health.Probes {
-		kind, id, _ := strings.Cut(p.Of, "/")
-		hc.Probes = append(hc.Probes, health.Probe{Kind: kind, ID: id, How: p.Kind, Target: p.Target, Every: time.Duration(p.Every),
-			Timeout: time.Duration(p.Timeout), CHAP: chap.Settings(p.CHAP)})
-	}
+	hc.Probes = probes(cfg)
 	return service{api.ServiceHealth, func(ctx context.Context, d deps) error {
 		hd := health.Deps{Mesh: d.mesh, Tracer: d.tracer, Logger: d.log, Metrics: d.metrics}
 		m, err := dialMonitor(cfg, d.log)
