@@ -28,6 +28,7 @@ func derivedRules() []Rule {
 		{"Q31", "the weights in force are not those configured", (*check).weightsInForce},
 		{"Q32", "a voter is reached only via a site whose loss it is to arbitrate", (*check).votesVia},
 		{"Q33", "a group's placement leaves it nowhere to go", (*check).nowhereToGo},
+		{"Q34", "the sites' files give the voters different weights", (*check).filesDiffer},
 	}
 }
 
@@ -276,6 +277,34 @@ func (c *check) votesVia() {
 // standsAt reports whether a voter stands at a site.
 func (c *check) standsAt(id core.VoterID, site domain.SiteID) bool {
 	return slices.ContainsFunc(c.Voters, func(v Voter) bool { return v.ID == id && v.Site == site })
+}
+
+// filesDiffer compares what the sites' files say of the votes. What is in force for a group decides about it; of a group that was never
+// served there is nothing in force but the files.
+func (c *check) filesDiffer() {
+	if c.Live == nil {
+		c.unknown("", "what the files of the other sites say is told by their quorum services", mendLive)
+		return
+	}
+	for _, site := range slices.Sorted(maps.Keys(c.Live.Files)) {
+		if file := c.Live.Files[site]; !sameVotes(file, c.cfg.Weights) {
+			c.say(Error, string(site), fmt.Sprintf("the file of site %s gives the voters %s, this one %s", site, weightsText(file), weightsText(c.cfg.Weights)),
+				"each may find a majority of its own for a group that was never served: two sites may be granted it",
+				"give both files the same voters and weights, and start the quorum service of the one that was changed again")
+		}
+	}
+}
+
+// sameVotes reports whether two sites count the same: one that is left out has no vote.
+func sameVotes(a, b core.Weights) bool {
+	all := maps.Clone(a)
+	maps.Copy(all, b)
+	for id := range all {
+		if a[id] != b[id] {
+			return false
+		}
+	}
+	return true
 }
 
 func weightsText(w core.Weights) string {

@@ -53,6 +53,7 @@ type Host struct {
 type Live struct {
 	Voters map[core.VoterID]Seen
 	Groups []Vote
+	Files  map[domain.SiteID]core.Weights // what the file of each site that answers gives the voters
 }
 
 // Seen is a voter as the sites see it.

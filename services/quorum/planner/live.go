@@ -15,10 +15,13 @@ func LiveOf(sites []api.QuorumStatus) *Live {
 	if len(sites) == 0 {
 		return nil
 	}
-	out := &Live{Voters: map[core.VoterID]Seen{}}
+	out := &Live{Voters: map[core.VoterID]Seen{}, Files: map[domain.SiteID]core.Weights{}}
 	at := map[domain.GroupID]int{}
 	for _, st := range sites {
+		file := core.Weights{}
+		out.Files[st.Site] = file
 		for _, v := range st.Voters {
+			file[core.VoterID(v.ID)] = v.Weight
 			out.Voters[core.VoterID(v.ID)] = worse(out.Voters[core.VoterID(v.ID)], v, v.Site == st.Site)
 		}
 		for _, l := range st.Groups {

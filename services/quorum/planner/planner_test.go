@@ -157,7 +157,10 @@ func warnings() []golden {
 		{"q32-one-of-five-via-another", change(nodes(1, 1, 1, 1, 1), func(in *planner.Input) { in.From, in.Sites[3].Via = "a", "b" }), []string{"Q04 note", "Q32 note b"}},
 		{"q33-pinned-to-its-home", change(well(), func(in *planner.Input) { in.Groups[0].Placement.Pinned = []domain.SiteID{"a"} }), []string{"Q33 warning dir", "Q09 note w"}},
 		{"q33-forbidden-elsewhere", change(well(), func(in *planner.Input) { in.Groups[1].Placement.Forbidden = []domain.SiteID{"b"} }), []string{"Q33 warning erp", "Q09 note w"}},
-		{"not-live", change(well(), func(in *planner.Input) { in.Live = nil }), []string{"Q09 note w", "Q26 not known a", "Q26 not known b", "Q26 not known w", "Q28 not known dir", "Q29 not known", "Q31 not known"}},
+		{"q34-another-file", change(well(), func(in *planner.Input) {
+			in.Live.Files = map[domain.SiteID]core.Weights{"a": {"a": 1, "b": 1, "w": 1}, "b": {"a": 1, "b": 2, "w": 1}}
+		}), []string{"Q34 error b", "Q09 note w"}},
+		{"not-live", change(well(), func(in *planner.Input) { in.Live = nil }), []string{"Q09 note w", "Q26 not known a", "Q26 not known b", "Q26 not known w", "Q28 not known dir", "Q29 not known", "Q31 not known", "Q34 not known"}},
 		{"no-groups", change(well(), func(in *planner.Input) { in.Groups, in.Plans, in.Support, in.Hosts = nil, nil, nil, nil }), []string{"Q09 note w", "Q10 not known", "Q20 not known", "Q27 not known", "Q33 not known"}},
 	}
 }
