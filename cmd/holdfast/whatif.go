@@ -171,6 +171,7 @@ func liveState(ctx context.Context, r *remote) (whatif.State, error) {
 		}
 		noteVotes(&st, *s.Quorum)
 		noteLinks(&st, s)
+		noteVoters(&st, s)
 		st.Prevented[s.Site] = s.Quorum.Prevented
 		noteHosts(&st, s)
 		if s.Failover == nil {
@@ -239,6 +240,19 @@ func noteLinks(st *whatif.State, s siteStatus) {
 		l := whatif.Loss{Kind: whatif.LoseLink, A: string(min(s.Site, other)), B: string(max(s.Site, other))}
 		if dead[other] && !slices.Contains(st.Cut, l) {
 			st.Cut = append(st.Cut, l)
+		}
+	}
+}
+
+// noteVoters takes over which voters a site does not reach, of those that answer by no site's server.
+func noteVoters(st *whatif.State, s siteStatus) {
+	if st.Unreached == nil {
+		st.Unreached = map[domain.SiteID]map[core.VoterID]bool{}
+	}
+	st.Unreached[s.Site] = map[core.VoterID]bool{}
+	for _, v := range s.Quorum.Voters {
+		if !v.Reachable && (v.Site == "" || core.Kind(v.Kind).Passive()) {
+			st.Unreached[s.Site][core.VoterID(v.ID)] = true
 		}
 	}
 }

@@ -18,6 +18,8 @@ type State struct {
 	List  api.GroupList // desired state
 	Down  []domain.SiteID
 	Cut   []Loss // links that are cut already
+	// Unreached are the disks, shares, objects and witness services that each site says not to reach.
+	Unreached map[domain.SiteID]map[core.VoterID]bool
 	Votes map[domain.GroupID]Vote
 	// Loss is what each target of a group would lose if it went on alone now.
 	Loss   map[domain.GroupID]map[domain.SiteID]api.LossEstimate
@@ -218,7 +220,7 @@ func (w world) between(a, b string) string {
 func (w world) answers(site domain.SiteID) func(core.VoterID) bool {
 	return func(id core.VoterID) bool {
 		at, known := w.at[id]
-		return known && !w.mute[id] && w.reaches(string(site), at)
+		return known && !w.mute[id] && !w.Unreached[site][id] && w.reaches(string(site), at)
 	}
 }
 

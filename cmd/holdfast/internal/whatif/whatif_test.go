@@ -128,6 +128,10 @@ func TestWhatBecomesOfEachGroup(t *testing.T) {
 			v.Reg.InSync = []domain.SiteID{"a"}
 			st.Votes["erp"] = v
 		})},
+		{"a share that only one site reaches", "site:a", "erp stops a>, dir stops a>, log stops a>, old stops a>", change(func(st *whatif.State) {
+			st.Plan.Voters[2] = planner.Voter{Member: core.Member{ID: "w", Kind: core.KindShare}}
+			st.Unreached = map[domain.SiteID]map[core.VoterID]bool{"b": {"w": true}}
+		})},
 		{"a copy that is not complete", "site:a", "erp moves a>b, dir moves a>b, log stops a>, old waits a>b", change(func(st *whatif.State) {
 			st.Copies["log"]["b"] = api.GroupStatus{Group: "log", Role: domain.RoleTarget}
 		})},
