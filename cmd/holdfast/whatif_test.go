@@ -106,7 +106,6 @@ func (s *threeSites) await(what string, ask func() (bool, string)) {
 	}
 }
 
-// What is predicted is held against what then happens: who serves, where, by which steps, and which name changes.
 // heardOf waits until a site's copy of a group has heard of its primary: before that it knows of no loss, also not of none.
 func (s *threeSites) heardOf(site string, group domain.GroupID) {
 	s.t.Helper()
@@ -125,6 +124,7 @@ func (s *threeSites) heardOf(site string, group domain.GroupID) {
 	})
 }
 
+// What is predicted is held against what then happens: who serves, where, by which steps, and which name changes.
 func TestWhatIsPredictedIsWhatHappens(t *testing.T) {
 	if testing.Short() {
 		t.Skip("three sites and a takeover take half a minute")
