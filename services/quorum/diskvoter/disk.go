@@ -55,7 +55,7 @@ type Disk struct {
 	slots   int64              // of the session's LUN, once it was found to be the voting disk that it should be
 	opening *opening           // nil: no attempt is under way
 	closed  bool
-	life    context.Context    //nolint:containedctx // of every session: calls have none of their own
+	life    context.Context //nolint:containedctx // of every session: calls have none of their own
 }
 
 // New is a client of the disk at an iSCSI URL until ctx ends. pin is a file of this site's own that keeps which LUN it is. Nothing is

@@ -25,7 +25,7 @@ type state struct {
 
 // draw makes a state from a seed.
 func draw(seed uint64) state {
-	r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a state to be drawn again
+	r := rand.New(rand.NewPCG(seed, 1))                                                                                   //nolint:gosec // a state to be drawn again
 	s := state{net: fmt.Sprintf("127.%d.%d", 20+rand.IntN(200), rand.IntN(256)), data: []string{"a", "b"}, witness: true} //nolint:gosec // no other test has it
 	if r.IntN(2) == 0 {
 		s.data, s.witness = append(s.data, "c"), r.IntN(2) == 0

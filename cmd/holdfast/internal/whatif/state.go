@@ -14,13 +14,13 @@ import (
 
 // State is an installation as its sites tell of it.
 type State struct {
-	Plan  planner.Input // who votes, where
-	List  api.GroupList // desired state
-	Down  []domain.SiteID
-	Cut   []Loss // links that are cut already
+	Plan planner.Input // who votes, where
+	List api.GroupList // desired state
+	Down []domain.SiteID
+	Cut  []Loss // links that are cut already
 	// Unreached are the disks, shares, objects and witness services that each site says not to reach.
 	Unreached map[domain.SiteID]map[core.VoterID]bool
-	Votes map[domain.GroupID]Vote
+	Votes     map[domain.GroupID]Vote
 	// Loss is what each target of a group would lose if it went on alone now.
 	Loss   map[domain.GroupID]map[domain.SiteID]api.LossEstimate
 	Copies map[domain.GroupID]map[domain.SiteID]api.GroupStatus
