@@ -28,21 +28,23 @@ func draw(seed uint64) state {
 	r := rand.New(rand.NewPCG(seed, 1))                                                                                   //nolint:gosec // a state to be drawn again
 	s := state{net: fmt.Sprintf("127.%d.%d", 20+rand.IntN(200), rand.IntN(256)), data: []string{"a", "b"}, witness: true} //nolint:gosec // no other test has it
 	if r.IntN(2) == 0 {
-		s.data, s.witness = append(s.data, "c"), r.IntN(2) == 0
+		s.data, s.witness = append(s.data, "c"), r.IntN(4) > 0
 	}
+	main := pick(r, s.data...) // where most groups are at home
 	for i := range 2 + r.IntN(3) {
-		g := domain.Group{ID: domain.GroupID(fmt.Sprintf("g%d", i+1)), Home: domain.SiteID(s.data[r.IntN(len(s.data))]), OnTargetLoss: domain.TargetLossDegrade}
+		g := domain.Group{ID: domain.GroupID(fmt.Sprintf("g%d", i+1)), Home: domain.SiteID(pick(r, append(s.data, main, main, main)...)), OnTargetLoss: domain.TargetLossDegrade}
 		for _, other := range s.data {
 			if other != string(g.Home) {
 				g.Targets = append(g.Targets, domain.Target{Site: domain.SiteID(other), Mode: pick(r, domain.ModeSync, domain.ModeSync, domain.ModeSync, domain.ModeAsync, domain.ModeAsync, domain.ModeNone)})
 			}
 		}
-		g.Failover = pick(r, domain.FailoverAuto, domain.FailoverAuto, domain.FailoverAuto, domain.FailoverAuto, domain.FailoverConfirm, domain.FailoverManual)
-		g.HoldDown = holdDowns[r.IntN(len(holdDowns))]
-		if r.IntN(4) == 0 {
+		g.Failover = pick(r, domain.FailoverAuto, domain.FailoverAuto, domain.FailoverAuto, domain.FailoverAuto, domain.FailoverAuto, domain.FailoverAuto, domain.FailoverConfirm,
+			domain.FailoverManual)
+		g.HoldDown = pick(r, holdDowns...)
+		if r.IntN(6) == 0 {
 			g.OnTargetLoss = domain.TargetLossSuspend
 		}
-		if r.IntN(6) == 0 {
+		if r.IntN(8) == 0 {
 			g.Placement.Forbidden = []domain.SiteID{pick(r, g.Targets...).Site}
 		}
 		if r.IntN(2) == 0 {
@@ -54,20 +56,26 @@ func draw(seed uint64) state {
 		s.groups = append(s.groups, g)
 	}
 	r.Shuffle(len(s.plan), func(i, j int) { s.plan[i], s.plan[j] = s.plan[j], s.plan[i] })
-	for _, g := range s.groups {
-		if len(g.VMs) == 0 && slices.ContainsFunc(g.Targets, func(t domain.Target) bool { return t.Mode == domain.ModeAsync }) &&
-			!slices.ContainsFunc(g.Targets, func(t domain.Target) bool { return t.Mode == domain.ModeSync }) {
-			s.late = g.ID
+	if r.IntN(2) == 0 {
+		g := domain.Group{ID: "late", Home: domain.SiteID(main), OnTargetLoss: domain.TargetLossDegrade, Failover: domain.FailoverAuto, HoldDown: pick(r, holdDowns...)}
+		for _, other := range s.data {
+			if other != main {
+				g.Targets = append(g.Targets, domain.Target{Site: domain.SiteID(other), Mode: domain.ModeAsync})
+			}
 		}
+		s.late, s.groups = g.ID, append(s.groups, g)
 	}
 	sites := s.sites()
 	r.Shuffle(len(sites), func(i, j int) { sites[i], sites[j] = sites[j], sites[i] })
-	if len(sites) > 3 && r.IntN(2) == 0 {
+	if len(sites) > 3 && r.IntN(3) == 0 {
 		s.before, sites = sites[:1], sites[1:]
 	}
 	s.lose = sites[:1]
-	if r.IntN(3) == 0 {
-		s.lose = sites[:2]
+	if i := slices.Index(sites, main); i >= 0 && r.IntN(4) > 0 {
+		s.lose = sites[i : i+1]
+	}
+	if r.IntN(5) == 0 {
+		s.lose = append(slices.Clone(s.lose), pick(r, slices.DeleteFunc(slices.Clone(sites), func(id string) bool { return id == s.lose[0] })...))
 	}
 	if len(s.left()) == 0 {
 		s.lose = s.lose[:1]
@@ -116,7 +124,7 @@ func (s state) text(id string) string {
 		say("  - id: %s\n    tier: 1\n    home: %s\n    durability: strict\n    on_target_loss: %s\n    failover: %s\n    hold_down: %s\n    targets:", g.ID, g.Home, g.OnTargetLoss, g.Failover, g.HoldDown)
 		for _, t := range g.Targets {
 			limit := ""
-			if g.ID == s.late && t.Mode == domain.ModeAsync {
+			if g.ID == s.late {
 				limit = ", transport: {rate_limit: 64KiB}"
 			}
 			say("      - {site: %s, mode: %s%s}", t.Site, t.Mode, limit)
