@@ -386,7 +386,7 @@ func lossText(g api.DeclaredGroup) string {
 		return "-"
 	}
 	l := g.Survey.Loss
-	if l.Known {
+	if l.Known && !l.AtLeast { // else the text has them
 		return fmt.Sprintf("%s (%d writes)", l.Text, l.Writes)
 	}
 	return l.Text

@@ -47,6 +47,24 @@ func TestADeclarationIsShownWithWhatItWouldBring(t *testing.T) {
 	}
 }
 
+// What is a bound already has its counts and its time in the text.
+func TestALossThatMayBeMoreIsToldAsItsTextHasIt(t *testing.T) {
+	e := api.LossEstimate{Known: true, Writes: 12, Text: "0.4 s, 48 KiB"}
+	bound := api.LossEstimate{Known: true, AtLeast: true, Writes: 12, Text: "at least 12 writes, 48 KiB, as of then"}
+	of := func(e api.LossEstimate) api.DeclaredGroup {
+		return api.DeclaredGroup{Survey: &api.DeclarationSurvey{Loss: e}}
+	}
+	for _, c := range []struct{ got, want string }{
+		{lossText(of(e)), "0.4 s, 48 KiB (12 writes)"}, {lossText(of(bound)), bound.Text},
+		{e.About(), "about 0.4 s, 48 KiB"}, {bound.About(), bound.Text},
+		{estimateText(e, nil), "0.4 s, 48 KiB as of 0001-01-01T00:00:00Z"}, {estimateText(bound, nil), bound.Text},
+	} {
+		if c.got != c.want {
+			t.Errorf("%q, want %q", c.got, c.want)
+		}
+	}
+}
+
 // TestTwoPeopleDeclareTheLossOfASite: three real sites; the group asks two people, and only the second one's approval moves it.
 func TestTwoPeopleDeclareTheLossOfASite(t *testing.T) {
 	if testing.Short() {

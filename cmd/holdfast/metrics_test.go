@@ -131,7 +131,7 @@ func TestMetricsTellWhatTheSitesDo(t *testing.T) {
 	b := awaitMetrics(t, at("b"), func(m metrics) []error {
 		return []error{m.is(0, telemetry.GroupServing, `group="erp"`), m.is(1, telemetry.GroupRole, `role="target"`), m.is(1, telemetry.GroupConsistent),
 			m.is(float64(v.Desired.Epoch), telemetry.LeaseEpoch), m.is(0, telemetry.LeaseHeld), m.above(0, telemetry.Votes, `verdict="granted"`),
-			m.is(0, telemetry.TakeoverLossWrites, `group="erp"`)}
+			m.is(0, telemetry.TakeoverLossWrites, `group="erp"`), m.above(0, telemetry.TakeoverLossAge, `group="erp"`)}
 	})
 	w := awaitMetrics(t, at("w"), func(m metrics) []error {
 		return []error{m.above(0, telemetry.Votes, `verb="accept"`, `verdict="granted"`), m.is(1, telemetry.QuorumReachable), m.is(1, telemetry.ServiceReady)}

@@ -112,6 +112,8 @@ func estimateText(e api.LossEstimate, err error) string {
 		return "not known: " + err.Error()
 	case !e.Known:
 		return "not known: nothing was heard of the primary's last write"
+	case e.AtLeast: // its text says as of when
+		return e.Text
 	}
 	return e.Text + " as of " + e.AsOf.UTC().Format(time.RFC3339)
 }

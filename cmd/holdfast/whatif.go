@@ -328,7 +328,7 @@ func noteCopies(ctx context.Context, mesh *bus.Mesh, st *whatif.State, s siteSta
 		}
 		st.Copies[g.Group][s.Site] = g
 		for _, t := range g.Targets {
-			st.Loss[g.Group][t.Site] = t.Loss.LossEstimate
+			st.Loss[g.Group][t.Site] = t.Loss
 		}
 		if _, told := st.Loss[g.Group][s.Site]; told || g.Role != domain.RoleTarget || slices.Contains(st.Down, s.Site) {
 			continue

@@ -101,12 +101,24 @@ type EstimateRequest struct {
 // LossEstimate is what is missing here of what the primary is last known to have had. Known is false when nothing was
 // ever heard of the primary's head.
 type LossEstimate struct {
-	Known   bool      `json:"known"`   // the primary's head was heard of
-	Writes  uint64    `json:"writes"`  // acknowledged at the primary and not here
-	Bytes   uint64    `json:"bytes"`   // in those writes
-	Seconds float64   `json:"seconds"` // of work in those writes
-	AsOf    time.Time `json:"as_of"`   // when the primary was last heard of
-	Text    string    `json:"text"`    // for people: "3.2 s, 41 MB"
+	Known   bool      `json:"known"`                    // the primary's head was heard of
+	Writes  uint64    `json:"writes"`                   // acknowledged at the primary and not here
+	Bytes   uint64    `json:"bytes"`                    // in those writes
+	Seconds float64   `json:"seconds"`                  // of work in those writes; while nothing is heard of the primary up to now, as it may have gone on
+	AsOf    time.Time `json:"as_of"`                    // when the primary was last heard of
+	Silent  float64   `json:"silent_seconds,omitempty"` // since then, by this site's clock
+	// AtLeast is set when more may be lost: a target has heard nothing of the primary for a while, or a primary counts only the
+	// bytes that were written since it became one.
+	AtLeast bool   `json:"at_least,omitempty"`
+	Text    string `json:"text"` // for people: "3.2 s, 41 MB"
+}
+
+// About is the estimate as a sentence names it: "about 3.2 s, 41 MB", or the text alone where that is a bound.
+func (e LossEstimate) About() string {
+	if e.AtLeast {
+		return e.Text
+	}
+	return "about " + e.Text
 }
 
 // ReplicatorStatus is the reply of the replicator's status verb.
@@ -222,14 +234,8 @@ type TargetStatus struct {
 	SentFrameBytes uint64      `json:"sent_frame_bytes"`
 	RateLimit      domain.Rate `json:"rate_limit_bytes_per_second,omitempty"` // now
 	Breaks         uint64      `json:"breaks"`                                // times that the stream to it broke off since this site became primary
-	Loss           TargetLoss  `json:"loss"`                                  // if the primary died now and this target went on
-}
-
-// TargetLoss is what the primary acknowledged and a target lacks.
-type TargetLoss struct {
-	LossEstimate
-	// AtLeast says that Bytes counts only what was written since the primary became one.
-	AtLeast bool `json:"at_least,omitempty"`
+	// Loss is what the primary acknowledged and the target lacks: if the primary died now and this target went on.
+	Loss LossEstimate `json:"loss"`
 }
 
 // ResyncProgress is how far a resync is. It compares first, where nothing tells which blocks differ, and then sends.
@@ -264,4 +270,6 @@ type Position struct {
 	Resend  bool           `json:"resend,omitempty"` // a gap was seen: send from LSN+1
 	// Arrived is the last change that came the direct way, durable or not yet.
 	Arrived domain.LSN `json:"arrived,omitempty"`
+	// Ended says that the primary was demoted: it acknowledges nothing after LSN.
+	Ended bool `json:"ended,omitempty"`
 }

@@ -53,6 +53,7 @@ const (
 	TakeoverLossWrites     = "holdfast_takeover_loss_writes"
 	TakeoverLossBytes      = "holdfast_takeover_loss_bytes"
 	TakeoverLossSeconds    = "holdfast_takeover_loss_seconds"
+	TakeoverLossAge        = "holdfast_takeover_loss_age_seconds"
 	ReplicationLagSeconds  = "holdfast_replication_lag_seconds"
 	ReplicationLagBytes    = "holdfast_replication_lag_bytes"
 	ReplicationInSync      = "holdfast_replication_in_sync"
@@ -159,8 +160,9 @@ func replicatorMetrics() []Metric {
 		gauge(ReplicationLossWrites, target, "Acknowledged changes that the target lacks: lost if the primary died now. Not there while that is unknown. Told by the primary."),
 		gauge(ReplicationLossBytes, target, "Payload of the acknowledged changes that the target lacks. Not there while that is unknown. Told by the primary."),
 		gauge(TakeoverLossWrites, group, "Changes lost if this site took over now, as far as it heard of the primary. Not there while that is unknown. Told by a target."),
-		gauge(TakeoverLossBytes, group, "Payload lost if this site took over now, at most. Not there while that is unknown. Told by a target."),
-		gauge(TakeoverLossSeconds, group, "Seconds of work lost if this site took over now. Not there while that is unknown. Told by a target."),
+		gauge(TakeoverLossBytes, group, "Payload lost if this site took over now, at most, as far as it heard of the primary. Not there while that is unknown. Told by a target."),
+		gauge(TakeoverLossSeconds, group, "Seconds of work lost if this site took over now, at most: with a primary that is not heard of it grows, as that may have gone on. Not there while that is unknown. Told by a target."),
+		gauge(TakeoverLossAge, group, "Time since the primary was last heard of: the writes and bytes lost by a takeover are as of then. Not there while they are unknown. Told by a target."),
 		gauge(ReplicationLagSeconds, target, "Age of the oldest acknowledged write that the target lacks. Told by the primary."),
 		gauge(ReplicationLagBytes, target, "Bytes of frames that the target lacks, about. Told by the primary."),
 		gauge(ReplicationInSync, []string{"group", "target", "mode"}, "1 while the target is in the committed in-sync set; a target of mode async never is. Told by the primary."),

@@ -112,7 +112,7 @@ func (s *service) orderOf(ctx context.Context, req api.RunStartRequest, list api
 			o.estimate[id] = s.estimate(ctx, id, 0)
 			o.acceptLoss[id] = req.AcceptLoss
 			if policy.ModeFrom(list, id, o.from, s.cfg.Site) == domain.ModeAsync && !req.AcceptLoss {
-				return o, fmt.Errorf("%w: group %s is asynchronous: about %s would be lost; accept the loss to go on", domain.ErrRefused, id, o.estimate[id].Text)
+				return o, fmt.Errorf("%w: group %s is asynchronous: %s would be lost; accept the loss to go on", domain.ErrRefused, id, o.estimate[id].About())
 			}
 		}
 		if err := s.notServed(ctx, o.groups, o.from); err != nil {

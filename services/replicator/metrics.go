@@ -63,7 +63,7 @@ func (s *service) tellMetrics(m *telemetry.Metrics) {
 		telemetry.JournalUsed, telemetry.JournalSize, telemetry.JournalFill, telemetry.ReplicationRPO, telemetry.ReplicationRPOTarget, telemetry.ReplicationLagSeconds,
 		telemetry.ReplicationLagBytes, telemetry.ReplicationInSync, telemetry.ReplicationState, telemetry.ReplicationResyncSent, telemetry.ReplicationResyncWhole,
 		telemetry.ISCSISessions, telemetry.GroupWriteBytes, telemetry.GroupWrites, telemetry.GroupRewritten,
-		telemetry.ReplicationLossWrites, telemetry.ReplicationLossBytes, telemetry.TakeoverLossWrites, telemetry.TakeoverLossBytes, telemetry.TakeoverLossSeconds, telemetry.GroupHeld, telemetry.GroupDamage,
+		telemetry.ReplicationLossWrites, telemetry.ReplicationLossBytes, telemetry.TakeoverLossWrites, telemetry.TakeoverLossBytes, telemetry.TakeoverLossSeconds, telemetry.TakeoverLossAge, telemetry.GroupHeld, telemetry.GroupDamage,
 		telemetry.ReplicationBreaks, telemetry.Checkpoints, telemetry.CheckpointBytes, telemetry.CheckpointOldest, telemetry.CheckpointNewest,
 		telemetry.VerifyRunning, telemetry.VerifyAge, telemetry.VerifyDiffer, telemetry.VerifyHealed}, func(set telemetry.Set) {
 		sessions := map[string]int{}
@@ -93,6 +93,7 @@ func measureTakeover(set telemetry.Set, g domain.GroupID, e api.LossEstimate) {
 		set(telemetry.TakeoverLossWrites, float64(e.Writes), string(g))
 		set(telemetry.TakeoverLossBytes, float64(e.Bytes), string(g))
 		set(telemetry.TakeoverLossSeconds, e.Seconds, string(g))
+		set(telemetry.TakeoverLossAge, e.Silent, string(g))
 	}
 }
 

@@ -186,7 +186,7 @@ func (d *decision) approvable(x *api.Declaration, g *api.DeclaredGroup, w Word) 
 	case want.Group.ModeTo(x.Site, d.in.Self) == domain.ModeAsync && !w.AcceptLoss:
 		loss := "what it had not received yet"
 		if s, ok := d.in.Surveys[g.Group]; ok && s.Loss.Text != "" {
-			loss = "about " + s.Loss.Text
+			loss = s.Loss.About()
 		}
 		return fmt.Errorf("%w: group %s is asynchronous: %s would be lost; accept the loss to go on", domain.ErrRefused, g.Group, loss)
 	}

@@ -56,6 +56,7 @@ func (g *Group) Demote(ctx context.Context, req api.DemoteRequest) (reply api.De
 		return reply, err
 	}
 	s.stop(errDemoted)
+	s.tellHead(ctx, true) // else what its targets tell of a loss would grow from here on
 	g.publish(ctx, "demoted", req.Epoch, last, req.Successor, "")
 	return api.DemoteReply{LastLSN: last}, nil
 }

@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/services/replicator/rates"
@@ -47,6 +48,7 @@ type Group struct {
 	policyError error             // why a newer one is not
 	volumeError error             // why its volumes are not those of the policy in force
 	heads       []api.Position    // what was heard of the primary's head, oldest first
+	heardAt     clock.Time        // the last of them, by this site's clock
 	line        line
 	commit      domain.LSN                     // acknowledged by the primary, as heard or seen in frames
 	lastTime    time.Time                      // of the last frame taken as a target

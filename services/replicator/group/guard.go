@@ -125,15 +125,20 @@ func (s *session) headLoop() {
 		case <-s.ctx.Done():
 			return
 		}
-		lsn, bytes := s.head()
-		for site, t := range s.senders.all() {
-			if !t.conn.Connected() {
-				continue
-			}
-			p := api.Position{Group: s.st.group.ID, Site: s.g.cfg.Site, Primary: true, Epoch: s.epoch, LSN: lsn, Bytes: bytes, Time: time.Now()}
-			if err := t.conn.PublishJSON(s.ctx, api.PositionSubject(s.st.group.ID, site), p); err != nil {
-				s.log.Debug("head not told", "target", string(site), "error", err)
-			}
+		s.tellHead(s.ctx, false)
+	}
+}
+
+// tellHead tells every target that is reached how far this primary is; ended says that it goes no further.
+func (s *session) tellHead(ctx context.Context, ended bool) {
+	lsn, bytes := s.head()
+	for site, t := range s.senders.all() {
+		if !t.conn.Connected() {
+			continue
+		}
+		p := api.Position{Group: s.st.group.ID, Site: s.g.cfg.Site, Primary: true, Epoch: s.epoch, LSN: lsn, Bytes: bytes, Time: time.Now(), Ended: ended}
+		if err := t.conn.PublishJSON(ctx, api.PositionSubject(s.st.group.ID, site), p); err != nil {
+			s.log.Debug("head not told", "target", string(site), "error", err)
 		}
 	}
 }

@@ -248,14 +248,40 @@ func TestBitmapsSurviveAndDamageIsTold(t *testing.T) {
 }
 
 func TestTheTargetKnowsWhatItMisses(t *testing.T) {
-	g := &Group{store: nil, lastTime: time.Unix(100, 0)}
+	now := clock.Time(time.Hour)
+	g := &Group{cfg: Config{Site: "b", Now: func() clock.Time { return now }}.withDefaults(), heardAt: now}
+	at := time.Unix(100, 0)
 	g.heads = []api.Position{{LSN: 10, Bytes: 1000, Time: time.Unix(100, 0)}, {LSN: 30, Bytes: 9000, Time: time.Unix(103, 0)}}
-	e := g.estimate(10)
+	e := g.estimate(10, at, "")
 	if !e.Known || e.Writes != 20 || e.Bytes != 8000 || e.Seconds != 3 {
 		t.Fatalf("%+v", e)
 	}
-	if e := g.estimate(30); e.Writes != 0 || e.Bytes != 0 || !e.Known {
+	if e := g.estimate(30, at, ""); e.Writes != 0 || e.Bytes != 0 || !e.Known {
 		t.Fatalf("%+v", e)
+	}
+	for _, c := range []struct {
+		silent  time.Duration
+		atLeast bool
+		seconds float64
+		text    string
+	}{
+		{silentHeads * 250 * time.Millisecond, false, 3, "3.0 s, 0.0 MB, 20 writes, from there"},
+		{time.Hour, true, 3603, "at least 20 writes, 8.0 kB, as of 1970-01-01T00:01:43Z: nothing was heard from site a since, for 1h0m0s; up to 1h0m3s of work, from there"},
+	} {
+		g.heads[1].Site, g.heardAt = "a", now
+		now += clock.Time(c.silent)
+		e := g.estimate(10, at, ", from there")
+		if !e.Known || e.AtLeast != c.atLeast || e.Writes != 20 || e.Bytes != 8000 || e.Seconds != c.seconds || e.Silent != c.silent.Seconds() ||
+			!e.AsOf.Equal(time.Unix(103, 0)) || e.Text != c.text {
+			t.Errorf("%s of silence: %+v", c.silent, e)
+		}
+	}
+	if e := g.estimate(30, at, ""); !e.AtLeast || e.Writes != 0 || e.Seconds != 3600 {
+		t.Errorf("a copy that had everything an hour ago: %+v", e)
+	}
+	g.heads[1].Ended = true
+	if e := g.estimate(30, at, ""); e.AtLeast || e.Writes != 0 || e.Seconds != 0 {
+		t.Errorf("a primary that was demoted an hour ago: %+v", e)
 	}
 }
 

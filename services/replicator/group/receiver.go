@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 	"github.com/holdfast-dr/holdfast/services/replicator/lineage"
+	"github.com/holdfast-dr/holdfast/services/replicator/survey"
 	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
 
@@ -358,7 +359,7 @@ func (g *Group) heard(_ context.Context, m bus.Message) {
 	if n := len(g.heads); n > 0 && g.heads[n-1].Epoch != p.Epoch {
 		g.heads = nil
 	}
-	g.heads = append(g.heads, p)
+	g.heads, g.heardAt = append(g.heads, p), g.cfg.Now()
 	if len(g.heads) > headsKept {
 		g.heads = g.heads[1:]
 	}
@@ -383,9 +384,19 @@ func (g *Group) related(l line) {
 }
 
 // Estimate says what of the primary's last known state is missing here.
-func (g *Group) Estimate() api.LossEstimate { return g.estimate(g.store.last()) }
+func (g *Group) Estimate() api.LossEstimate {
+	g.mu.Lock()
+	at := g.lastTime
+	g.mu.Unlock()
+	return g.estimate(g.store.last(), at, "")
+}
 
-func (g *Group) estimate(last domain.LSN) api.LossEstimate {
+// silentHeads is how many heads in a row may fail to come before what was heard counts as of then only: six seconds, in which the
+// health services of this site and the others find out whether the primary's is lost.
+const silentHeads = 24
+
+// estimate is that of a copy which goes on from a change, of a time; note follows in the text.
+func (g *Group) estimate(last domain.LSN, at time.Time, note string) api.LossEstimate {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.session != nil {
@@ -395,13 +406,16 @@ func (g *Group) estimate(last domain.LSN) api.LossEstimate {
 		return api.LossEstimate{Text: "unknown: nothing was heard of the primary"}
 	}
 	head := g.heads[len(g.heads)-1]
+	silent := g.cfg.Now().Sub(g.heardAt)
+	e := api.LossEstimate{AsOf: head.Time, Silent: silent.Seconds()}
 	if head.Epoch != g.line.epoch && (g.store == nil || head.Epoch != g.store.j.Next().Epoch) {
-		return api.LossEstimate{Text: "unknown: the primary of epoch " + head.Epoch.String() + " has not compared its line with this copy's", AsOf: head.Time}
+		e.Text = "unknown: the primary of epoch " + head.Epoch.String() + " has not compared its line with this copy's"
+		return e
 	}
 	if head.Epoch == g.line.epoch && g.line.apart {
 		last = min(last, g.line.common)
 	}
-	e := api.LossEstimate{Known: true, AsOf: head.Time}
+	e.Known = true
 	if head.LSN > last {
 		e.Writes = uint64(head.LSN - last)
 		// The newest report at or before our position bounds the bytes from above.
@@ -412,10 +426,27 @@ func (g *Group) estimate(last domain.LSN) api.LossEstimate {
 			}
 		}
 		e.Bytes = head.Bytes - min(base, head.Bytes)
-		if !g.lastTime.IsZero() {
-			e.Seconds = max(0, head.Time.Sub(g.lastTime).Seconds())
+		if !at.IsZero() {
+			e.Seconds = max(0, head.Time.Sub(at).Seconds())
 		}
 	}
-	e.Text = lossText(e)
+	e.Text = lossText(e) + note
+	if !head.Ended && silent > silentHeads*g.cfg.Timing.Head {
+		// The primary may have acknowledged writes ever since.
+		e.AtLeast, e.Seconds = true, e.Seconds+silent.Seconds()
+		e.Text = silentText(e, head.Site) + note
+		if g.store != nil && g.store.policy().ModeTo(head.Site, g.cfg.Site) == domain.ModeSync {
+			e.Text = "nothing where the quorum has this copy in sync, else " + e.Text
+		}
+	}
 	return e
+}
+
+func silentText(e api.LossEstimate, primary domain.SiteID) string {
+	return fmt.Sprintf("at least %d writes, %s, as of %s: nothing was heard from site %s since, for %s; up to %s of work", e.Writes, survey.Bytes(float64(e.Bytes)),
+		e.AsOf.UTC().Format(time.RFC3339), primary, inSeconds(e.Silent), inSeconds(e.Seconds))
+}
+
+func inSeconds(s float64) time.Duration {
+	return time.Duration(s * float64(time.Second)).Round(time.Second)
 }

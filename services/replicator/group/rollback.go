@@ -66,12 +66,7 @@ func (g *Group) EstimateAt(lsn domain.LSN) (api.LossEstimate, error) {
 		return api.LossEstimate{}, err
 	}
 	defer v.Close()
-	e := g.estimate(lsn)
-	if e.Known {
-		e.Seconds = max(0, e.AsOf.Sub(v.Point().Time).Seconds())
-		e.Text = fmt.Sprintf("%.1f s, %.1f MB, %d writes, back to checkpoint %d", e.Seconds, float64(e.Bytes)/1e6, e.Writes, lsn)
-	}
-	return e, nil
+	return g.estimate(lsn, v.Point().Time, fmt.Sprintf(", back to checkpoint %d", lsn)), nil
 }
 
 // estimateAt is EstimateAt of a promotion that may be a repeat.

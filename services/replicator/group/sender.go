@@ -331,11 +331,11 @@ func (t *sender) status(head domain.LSN) api.TargetStatus {
 }
 
 // loss is what would be lost if this site died now and the target went on: what was acknowledged and is not there.
-func (t *sender) loss(head domain.LSN, inSync bool, lagSeconds float64) api.TargetLoss {
+func (t *sender) loss(head domain.LSN, inSync bool, lagSeconds float64) api.LossEstimate {
 	t.mu.Lock()
 	acked, reached := t.acked, t.reached
 	t.mu.Unlock()
-	l := api.TargetLoss{LossEstimate: api.LossEstimate{Known: true, AsOf: time.Now()}}
+	l := api.LossEstimate{Known: true, AsOf: time.Now()}
 	switch {
 	case inSync || reached && acked >= head:
 		l.Text = "nothing"
@@ -346,7 +346,7 @@ func (t *sender) loss(head domain.LSN, inSync bool, lagSeconds float64) api.Targ
 	}
 	l.Writes, l.Seconds = uint64(head-acked), lagSeconds
 	l.Bytes, l.AtLeast = t.s.window.payloadBetween(acked, head)
-	l.Text = lossText(l.LossEstimate)
+	l.Text = lossText(l)
 	if l.AtLeast {
 		l.Text = "at least " + l.Text
 	}
