@@ -126,7 +126,7 @@ func TestMetricsTellWhatTheSitesDo(t *testing.T) {
 		t.Fatalf("verify: exit %d: %v\n%s", o.code, o.err, o.stderr)
 	}
 	a := awaitMetrics(t, at("a"), func(m metrics) []error {
-		return append(settled(m, v.Desired.Epoch), m.is(0, telemetry.VerifyRunning), m.is(0, telemetry.VerifyDiffer), m.is(0, telemetry.VerifyHealed), m.above(0, telemetry.VerifyAge))
+		return append(settled(m, v.Desired.Epoch), m.is(0, telemetry.VerifyRunning), m.is(0, telemetry.VerifyDiffer), m.is(0, telemetry.VerifyHealed), m.is(0, telemetry.VerifyFailed), m.above(0, telemetry.VerifyAge))
 	})
 	b := awaitMetrics(t, at("b"), func(m metrics) []error {
 		return []error{m.is(0, telemetry.GroupServing, `group="erp"`), m.is(1, telemetry.GroupRole, `role="target"`), m.is(1, telemetry.GroupConsistent),

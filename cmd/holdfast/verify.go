@@ -184,6 +184,12 @@ func verifyText(st api.VerifyStatus) string {
 	if st.Error != "" {
 		text += ": " + st.Error
 	}
+	if !st.FailedSince.IsZero() && !st.LastGood.IsZero() {
+		text += "; last good " + st.LastGood.Local().Format(time.DateTime)
+	}
+	if !st.Again.IsZero() && !st.Running {
+		text += "; the schedule tries again at " + st.Again.Local().Format(time.DateTime)
+	}
 	return text
 }
 

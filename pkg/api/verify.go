@@ -44,6 +44,11 @@ type VerifyStatus struct {
 	Undecided   uint64         `json:"undecided_bytes"`       // could not be compared at an equal LSN
 	Extents     []VerifyExtent `json:"extents,omitempty"`     // those that differ, the first 1,000
 	Error       string         `json:"error,omitempty"`       // why it ended before its end
+	// LastGood is when a comparison of this target last came to its end with every block decided.
+	LastGood time.Time `json:"last_good,omitzero"`
+	// FailedSince is when the first one ended since then that did not, as far as this site's replicator runs for so long.
+	FailedSince time.Time `json:"failed_since,omitzero"`
+	Again       time.Time `json:"again,omitzero"` // when the schedule tries again
 }
 
 // VerifyExtent is a stretch of a volume that differs.

@@ -130,6 +130,7 @@ func (l Link) Transport() domain.Transport {
 type Copies struct {
 	ResyncRate Size     `yaml:"resync_rate"` // bytes a second that resyncs send, all groups together; 0: as fast as it goes
 	ScrubEvery Duration `yaml:"scrub_every"` // how often each target's copy is compared with the primary's; 0: never by itself
+	ScrubHeal  bool     `yaml:"scrub_heal"`  // what differs is written again from the primary, as holdfast verify --heal does
 	ScrubRate  Size     `yaml:"scrub_rate"`  // bytes a second that are read for it at each side, all groups together; 0: as fast as it goes
 }
 

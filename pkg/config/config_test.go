@@ -113,6 +113,7 @@ func TestEachKindOfMistakeIsToldWithLineFieldAndMend(t *testing.T) {
 		{"site named as a voter", "{id: b, index: 2,", "{id: share, index: 2,", "sites[1].id", "another name"},
 		{"zone missing", "  zone: dr.example.org\n", "", "dns.zone", "name the zone"},
 		{"small journal", "size: 256MiB", "size: 4MiB", "journal.size", "at least 16MiB"},
+		{"a scrub too often", "scrub_every: 168h", "scrub_every: 5s", "copies.scrub_every", "at least 1m"},
 		{"no data dir", "data_dir: ./state-a", "data_dir:", "data_dir", "name the folder"},
 		{"trace pages", "timing: default", "tracing: {ui: \"jaeger:16686\"}", "tracing.ui", "write http://host:16686"},
 		{"two kinds of collector", "timing: default", "tracing: {ca: ca.pem, insecure: true}", "tracing.insecure", "leave one"},
@@ -155,6 +156,21 @@ func TestEachKindOfMistakeIsToldWithLineFieldAndMend(t *testing.T) {
 			}
 			t.Fatalf("want field %q and mend %q, got:\n%v", c.field, c.mend, err)
 		})
+	}
+}
+
+func TestHealingByTheScheduleAsksForASchedule(t *testing.T) {
+	data, err := os.ReadFile(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	heals := strings.Replace(string(data), "scrub_heal: false", "scrub_heal: true", 1)
+	if cfg, err := config.Parse("site-a.yaml", []byte(heals)); err != nil || !cfg.Copies.ScrubHeal {
+		t.Fatalf("%v, %+v", err, cfg.Copies)
+	}
+	_, err = config.Parse("site-a.yaml", []byte(strings.Replace(heals, "scrub_every: 168h", "scrub_every: 0s", 1)))
+	if err == nil || !strings.Contains(err.Error(), "copies.scrub_heal") {
+		t.Errorf("healing without a schedule: %v", err)
 	}
 }
 

@@ -93,8 +93,11 @@ func (c Config) Validate() []Problem {
 		if c.Journal.Size < 16<<20 {
 			v.bad("journal.size", c.Journal.Size.String()+" is too small", "give a journal at least 16MiB")
 		}
-		if every := time.Duration(c.Copies.ScrubEvery); every != 0 && every < time.Minute {
+		switch every := time.Duration(c.Copies.ScrubEvery); {
+		case every != 0 && every < time.Minute:
 			v.bad("copies.scrub_every", every.String()+" is too often", "give it at least 1m, or 0s for never")
+		case every == 0 && c.Copies.ScrubHeal:
+			v.bad("copies.scrub_heal", "nothing is compared by itself that could be healed", "give copies.scrub_every, or leave it out")
 		}
 		c.validateHosts(v)
 		c.validateDNS(v)

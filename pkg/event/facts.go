@@ -253,6 +253,7 @@ type CopyVerified struct {
 	Differ    uint64          `json:"differ_bytes"`              // so far
 	Healed    uint64          `json:"healed_bytes"`              // of those
 	Undecided uint64          `json:"undecided_bytes,omitempty"` // could not be compared at an equal LSN
+	Scheduled bool            `json:"scheduled,omitempty"`       // by the site's configuration, not by a person
 	Detail    string          `json:"detail,omitempty"`          // in words
 }
 

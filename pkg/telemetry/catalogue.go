@@ -71,6 +71,7 @@ const (
 	VerifyAge     = "holdfast_verify_age_seconds"
 	VerifyDiffer  = "holdfast_verify_differ_bytes"
 	VerifyHealed  = "holdfast_verify_healed_bytes"
+	VerifyFailed  = "holdfast_verify_failed"
 
 	ISCSICommands = "holdfast_iscsi_commands_total"
 	ISCSIBytes    = "holdfast_iscsi_bytes_total"
@@ -175,9 +176,10 @@ func replicatorMetrics() []Metric {
 		gauge(CheckpointOldest, group, "Age of the oldest checkpoint: how far back the copy reaches. Not there while there is none. Told by a target."),
 		gauge(CheckpointNewest, group, "Age of the newest checkpoint. Not there while there is none. Told by a target."),
 		gauge(VerifyRunning, target, "1 while the target's copy is being compared. Told by the primary, from the first comparison on."),
-		gauge(VerifyAge, target, "Time since the last comparison of the target's copy ended, if it came to its end. Told by the primary."),
+		gauge(VerifyAge, target, "Time since a comparison of the target's copy last came to its end with every block decided. Told by the primary, from the first comparison on."),
 		gauge(VerifyDiffer, target, "Bytes that the last comparison found at the target other than at the primary. Told by the primary."),
 		gauge(VerifyHealed, target, "Of these, bytes that were written again and are right now. Told by the primary."),
+		gauge(VerifyFailed, target, "1 while no comparison of the target's copy was good since the last one that was not: it ended before its end, or left blocks undecided. Told by the primary."),
 		{Name: ISCSICommands, Kind: KindCounter, Service: "replicator", Labels: []string{"group", "volume", "op", "status"},
 			Help: "SCSI commands answered, by operation (read, write, flush, other) and status (good, check_condition, refused, aborted)."},
 		{Name: ISCSIBytes, Kind: KindCounter, Service: "replicator", Labels: []string{"group", "volume", "op"}, Help: "Bytes read and written by commands that ended well."},

@@ -65,7 +65,7 @@ func (s *service) tellMetrics(m *telemetry.Metrics) {
 		telemetry.ISCSISessions, telemetry.GroupWriteBytes, telemetry.GroupWrites, telemetry.GroupRewritten,
 		telemetry.ReplicationLossWrites, telemetry.ReplicationLossBytes, telemetry.TakeoverLossWrites, telemetry.TakeoverLossBytes, telemetry.TakeoverLossSeconds, telemetry.TakeoverLossAge, telemetry.GroupHeld, telemetry.GroupDamage,
 		telemetry.ReplicationBreaks, telemetry.Checkpoints, telemetry.CheckpointBytes, telemetry.CheckpointOldest, telemetry.CheckpointNewest,
-		telemetry.VerifyRunning, telemetry.VerifyAge, telemetry.VerifyDiffer, telemetry.VerifyHealed}, func(set telemetry.Set) {
+		telemetry.VerifyRunning, telemetry.VerifyAge, telemetry.VerifyDiffer, telemetry.VerifyHealed, telemetry.VerifyFailed}, func(set telemetry.Set) {
 		sessions := map[string]int{}
 		for _, ss := range s.portal.srv.Sessions() {
 			sessions[s.portal.URL(ss.Target)]++
@@ -107,15 +107,18 @@ func measureCheckpoints(set telemetry.Set, l api.CheckpointList) {
 	}
 }
 
-// measureVerify tells of the last comparison with each target; its age only of one that came to its end.
-func measureVerify(set telemetry.Set, g string, all []api.VerifyStatus) {
-	for _, v := range all {
+// measureVerify tells of the last comparison with each target; the age is that of the last good one.
+func measureVerify(set telemetry.Set, g string, st api.GroupStatus) {
+	for _, v := range st.Verify {
 		site := string(v.Target)
 		set(telemetry.VerifyRunning, telemetry.Bool(v.Running), g, site)
 		set(telemetry.VerifyDiffer, float64(v.Differ), g, site)
 		set(telemetry.VerifyHealed, float64(v.Healed), g, site)
-		if !v.Running && v.Error == "" {
-			set(telemetry.VerifyAge, time.Since(v.Ended).Seconds(), g, site)
+		if st.Role == domain.RolePrimary { // nobody who is none can mend it
+			set(telemetry.VerifyFailed, telemetry.Bool(!v.FailedSince.IsZero()), g, site)
+		}
+		if !v.LastGood.IsZero() {
+			set(telemetry.VerifyAge, time.Since(v.LastGood).Seconds(), g, site)
 		}
 	}
 }
@@ -160,7 +163,7 @@ func measureGroup(set telemetry.Set, st api.GroupStatus) {
 		return
 	}
 	set(telemetry.ReplicationRPOTarget, st.RPOTarget, g)
-	measureVerify(set, g, st.Verify)
+	measureVerify(set, g, st)
 	for _, t := range st.Targets {
 		site := string(t.Site)
 		set(telemetry.ReplicationRPO, t.RPOSeconds, g, site)

@@ -52,6 +52,7 @@ type Config struct {
 	Heartbeat    time.Duration // 0 means 500 ms
 	ResyncRate   int64         // bytes a second that resyncs send, all groups together; 0: no bound
 	ScrubEvery   time.Duration // how often each target's copy is compared; 0: never
+	ScrubHeal    bool          // and healed where it differs
 	ScrubRate    int64         // bytes a second read for that; 0: no bound
 	// Links bound what is sent to other sites, of all groups together, which share it by tier; compression is not looked at.
 	Links map[domain.SiteID]domain.Transport
@@ -301,8 +302,9 @@ func (s *service) openCopy(ctx context.Context, def domain.Group) (*group.Group,
 	return group.Open(ctx, group.Config{
 		Site: s.cfg.Site, Dir: filepath.Join(s.cfg.DataDir, string(def.ID)), JournalBytes: s.cfg.JournalBytes, PipeBytes: s.cfg.PipeBytes,
 		Timing: s.cfg.Timing, Mesh: s.deps.Mesh, Portal: s.portal, Events: s.events, Tracer: s.tracer, Logger: s.log,
-		Quiesce: quiesce.Hosts{Conn: s.deps.Mesh.Local(), Site: s.cfg.Site}, ScrubEvery: s.cfg.ScrubEvery, ResyncPace: s.resyncPace, ScrubPace: s.scrubPace, Links: s.links, Memory: &s.memory,
-		Meter: func(v domain.VolumeID) target.Meter { return s.meters.volume(def.ID, v) },
+		Quiesce: quiesce.Hosts{Conn: s.deps.Mesh.Local(), Site: s.cfg.Site}, ScrubEvery: s.cfg.ScrubEvery, ScrubHeal: s.cfg.ScrubHeal, ResyncPace: s.resyncPace, ScrubPace: s.scrubPace, Links: s.links, Memory: &s.memory,
+		Healing: func(ctx context.Context, t domain.SiteID) { s.scrubHeals(ctx, def.ID, t) },
+		Meter:   func(v domain.VolumeID) target.Meter { return s.meters.volume(def.ID, v) },
 	}, def)
 }
 

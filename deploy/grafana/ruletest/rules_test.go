@@ -224,6 +224,8 @@ func TestAlertsFireWhenTheyShould(t *testing.T) {
 			holdfast_replication_rpo_target_seconds{` + at + `} 0x20`, false}, // synchronous: HoldfastNotInSync speaks
 		{"HoldfastNotInSync", `holdfast_replication_in_sync{` + at + `,target="b",mode="sync"} 0x20`, true},
 		{"HoldfastNotInSync", `holdfast_replication_in_sync{` + at + `,target="c",mode="async"} 0x20`, false},
+		{"HoldfastVerifyFailed", `holdfast_verify_failed{` + at + `,target="b"} 0 0 1x20`, true},
+		{"HoldfastVerifyFailed", `holdfast_verify_failed{` + at + `,target="b"} 1x8 0x12`, false}, // a later one was good
 		{"HoldfastServiceDown", `up{job="holdfast",instance="dns"} 1 0x20`, true},
 		{"HoldfastServiceDown", `up{job="holdfast",instance="dns"} 1x4 stale`, true}, // its name is gone from the discovery
 		{"HoldfastServiceDown", `up{job="holdfast",instance="dns"} 1x20`, false},

@@ -217,9 +217,11 @@ type cluster struct {
 	def   domain.Group
 	pace  Timing // of the sites booted from now on
 	scrub time.Duration
-	rate  int64         // of resyncs, bytes a second
-	pipe  int64         // bytes of a pipe
-	mute  domain.SiteID // answers for no sums, as before there were any
+	heal  bool                // by the schedule
+	heals func(domain.SiteID) // told of it
+	rate  int64               // of resyncs, bytes a second
+	pipe  int64               // bytes of a pipe
+	mute  domain.SiteID       // answers for no sums, as before there were any
 	links map[domain.SiteID]*transport.Link
 	quo   *register
 	nodes map[domain.SiteID]*node
@@ -298,9 +300,14 @@ func (c *cluster) boot(sites ...domain.SiteID) {
 		if n.facts == nil {
 			n.facts = &facts{}
 		}
-		cfg := Config{Site: site, Dir: n.dir, JournalBytes: 16 << 20, PipeBytes: c.pipe, Timing: c.pace, Mesh: n.mesh, Portal: n.portal, Events: n.facts, ScrubEvery: c.scrub, ResyncPace: transport.NewBound(c.rate), Links: c.links,
+		cfg := Config{Site: site, Dir: n.dir, JournalBytes: 16 << 20, PipeBytes: c.pipe, Timing: c.pace, Mesh: n.mesh, Portal: n.portal, Events: n.facts, ScrubEvery: c.scrub, ScrubHeal: c.heal, ResyncPace: transport.NewBound(c.rate), Links: c.links,
 			Tracer: noop.NewTracerProvider().Tracer(""), Logger: slog.New(logTo{c.t, site}),
 			Now: func() clock.Time { return clock.Now() + clock.Time(n.skew.Load()) },
+			Healing: func(_ context.Context, target domain.SiteID) {
+				if c.heals != nil {
+					c.heals(target)
+				}
+			},
 			failpoint: func(place string) error {
 				if f := n.fail.Load(); f != nil {
 					return (*f)(place)
@@ -330,7 +337,14 @@ func (n *node) listen(ctx context.Context, g *Group) {
 			return api.Empty{}, g.ResyncCommit(ctx, r)
 		}),
 		api.VerbResyncBegin: bus.Answer(g.ResyncBegin),
-		api.VerbVerifyHash:  bus.Answer(g.VerifyHash),
+		api.VerbVerifyHash: bus.Answer(func(ctx context.Context, r api.VerifyHash) (api.VerifySums, error) {
+			if f := n.fail.Load(); f != nil {
+				if err := (*f)("verify_hash"); err != nil {
+					return api.VerifySums{}, err
+				}
+			}
+			return g.VerifyHash(ctx, r)
+		}),
 		api.VerbVerifyExact: bus.Answer(g.VerifyExact),
 	})
 	if err == nil {

@@ -81,6 +81,9 @@ type Config struct {
 	// Quiesce holds guests still for application-consistent checkpoints; nil cannot.
 	Quiesce    Quiescer
 	ScrubEvery time.Duration // how often a primary compares each target's copy by itself; 0: never
+	ScrubHeal  bool          // and heals what differs
+	// Healing is told once for each comparison that heals by the schedule, before the first write; nil is not told.
+	Healing func(ctx context.Context, target domain.SiteID)
 	// ResyncPace and ScrubPace bound what resyncs send and verifications read; nil: nothing does. Groups may share one.
 	ResyncPace, ScrubPace *transport.Bound
 	// Links are the ways to other sites that are bounded; all groups share them by tier.

@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
-	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 )
 
@@ -33,39 +33,70 @@ func (s *store) scrubPath(site domain.SiteID) string {
 	return filepath.Join(s.dir, "scrubbed-"+string(site))
 }
 
+// scrubbed is when a target's copy was last compared with this one to the end, every block of it decided; zero: never.
+func (s *store) scrubbed(site domain.SiteID) time.Time {
+	if st, err := os.Stat(s.scrubPath(site)); err == nil {
+		return st.ModTime()
+	}
+	return time.Time{}
+}
+
 // scrubDue reports whether a target's copy was not compared for so long. A primary that is new counts from its beginning.
 func (s *store) scrubDue(site domain.SiteID, every time.Duration, began time.Time) bool {
-	last := began
-	if st, err := os.Stat(s.scrubPath(site)); err == nil {
-		last = st.ModTime()
+	last := s.scrubbed(site)
+	if last.IsZero() {
+		last = began
 	}
 	return time.Since(last) >= every
 }
 
-// scrubLoop compares each target's copy as often as configured.
+const (
+	scrubFirst = time.Minute // until a scrub that was not good is tried again; twice as long each time
+	scrubMost  = time.Hour
+)
+
+// scrubWait is how long a scrub waits after so many in a row that were not good.
+func scrubWait(every time.Duration, failed int) time.Duration {
+	wait, most := min(every/10+time.Millisecond, scrubFirst), min(every, scrubMost)
+	for range failed - 1 {
+		if wait >= most {
+			break
+		}
+		wait *= 2
+	}
+	return min(wait, most)
+}
+
+// scrubLoop compares each target's copy as often as configured, and sooner again what could not be compared to its end.
 func (s *session) scrubLoop() {
 	every := s.g.cfg.ScrubEvery
 	if every <= 0 {
 		return
 	}
 	began := time.Now()
+	failed, next := map[domain.SiteID]int{}, map[domain.SiteID]clock.Time{}
 	for sleep(s.ctx, min(every/10+time.Millisecond, time.Minute)) {
 		for site, t := range s.senders.all() {
-			if !t.isLive() || !s.st.scrubDue(site, every, began) {
+			if !t.isLive() || !s.st.scrubDue(site, every, began) || s.g.cfg.Now().Before(next[site]) {
 				continue
 			}
-			v, ok := s.startVerify(t, false, true)
+			wait := scrubWait(every, failed[site]+1)
+			v, ok := s.startVerify(t, s.g.cfg.ScrubHeal, wait)
 			if !ok {
 				return
 			}
-			for v.status().Running {
-				if !sleep(s.ctx, min(every/10+time.Millisecond, time.Second)) {
-					return
-				}
+			select {
+			case <-v.ended:
+			case <-s.ctx.Done():
+				return
 			}
-			if err := durable.WriteFile(s.st.scrubPath(site), nil, 0o600); err != nil {
-				s.log.Warn("time of the scrub not kept", "target", string(site), "error", err)
+			if v.done {
+				delete(failed, site)
+				continue
 			}
+			failed[site]++
+			next[site] = s.g.cfg.Now().Add(wait)
+			s.log.Warn("scrub not done, tried again", "target", string(site), "failed", failed[site], "wait", wait)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/services/replicator/extent"
 	"github.com/holdfast-dr/holdfast/services/replicator/hashmap"
@@ -33,8 +34,13 @@ type verify struct {
 	id   uint64
 	zero func(int64) *hashmap.Tree
 
-	mu sync.Mutex
-	st api.VerifyStatus
+	ended chan struct{}
+	done  bool // when ended: the next scrub is due as long after it as configured
+
+	mu       sync.Mutex
+	st       api.VerifyStatus
+	retryIn  time.Duration // until the schedule tries again what was not good; 0: no schedule waits for this
+	recorded bool          // that it heals
 }
 
 const (
@@ -61,27 +67,37 @@ func (g *Group) Verify(_ context.Context, r api.VerifyRequest) (api.VerifyStatus
 	case !t.isLive():
 		return api.VerifyStatus{}, fmt.Errorf("verify group %s: target %s does not follow now: wait until holdfast status shows it streaming: %w", g.id, r.Target, domain.ErrUnavailable)
 	}
-	v, ok := s.startVerify(t, r.Heal, false)
+	v, ok := s.startVerify(t, r.Heal, 0)
 	if !ok {
 		return api.VerifyStatus{}, fmt.Errorf("verify group %s: serving ends: %w", g.id, domain.ErrUnavailable)
 	}
 	return v.status(), nil
 }
 
-// startVerify runs a comparison with a target, unless one runs; false when the session ends.
-func (s *session) startVerify(t *sender, heal, scheduled bool) (*verify, bool) {
+// startVerify runs a comparison with a target, unless one runs; false when the session ends. again is for the schedule: how long
+// it waits when this one is not good.
+func (s *session) startVerify(t *sender, heal bool, again time.Duration) (*verify, bool) {
 	g := s.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if v := g.verifies[t.site]; v != nil && v.status().Running {
-		return v, true
+	var failed time.Time
+	if v := g.verifies[t.site]; v != nil {
+		st := v.status()
+		if st.Running {
+			v.mu.Lock()
+			v.retryIn = max(v.retryIn, again)
+			v.mu.Unlock()
+			return v, true
+		}
+		failed = st.FailedSince
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, false
 	}
-	v := &verify{s: s, t: t, id: uint64(g.cfg.Now()), zero: zeroTrees(), st: api.VerifyStatus{Target: t.site, Running: true, Scheduled: scheduled, Heal: heal, Epoch: s.epoch, Started: time.Now()}}
+	v := &verify{s: s, t: t, id: uint64(g.cfg.Now()), zero: zeroTrees(), ended: make(chan struct{}), retryIn: again,
+		st: api.VerifyStatus{Target: t.site, Running: true, Scheduled: again > 0, Heal: heal, Epoch: s.epoch, Started: time.Now(), LastGood: s.st.scrubbed(t.site), FailedSince: failed}}
 	all, _ := s.st.served()
 	v.st.Total = uint64(all.Bytes())
 	if g.verifies == nil {
@@ -132,18 +148,56 @@ func (v *verify) run(ctx context.Context) {
 		err = v.s.st.checkJournal()
 	}
 	stop()
+	v.end(ctx, err)
+}
+
+// end keeps how the comparison ended. Good is one that came to its end with every block decided.
+func (v *verify) end(ctx context.Context, err error) {
+	defer close(v.ended)
+	fact, detail := "verify_completed", ""
+	undecided := v.status().Undecided
+	switch {
+	case err != nil:
+		fact, detail = "verify_failed", err.Error()
+	case undecided > 0:
+		detail = fmt.Sprintf("%d bytes could not be compared at an equal LSN", undecided)
+	}
+	good := detail == ""
+	v.done = good && v.keep()
 	v.mu.Lock()
-	v.st.Running, v.st.Ended = false, time.Now()
+	now, st := time.Now(), &v.st
+	st.Running, st.Ended = false, now
 	if err != nil {
-		v.st.Error = err.Error()
+		st.Error = err.Error()
+	}
+	switch {
+	case good:
+		st.LastGood, st.FailedSince = now, time.Time{}
+	case ctx.Err() == nil: // serving goes on
+		if st.FailedSince.IsZero() {
+			st.FailedSince = now
+		}
+		if v.retryIn > 0 {
+			st.Again = now.Add(v.retryIn)
+			detail += fmt.Sprintf("; the schedule tries again in %s", v.retryIn)
+		}
 	}
 	v.mu.Unlock()
-	fact, detail := "verify_completed", ""
-	if err != nil {
-		fact, detail = "verify_failed", err.Error()
-	}
-	v.s.log.Info("verification ended", "target", string(v.t.site), "error", err)
+	v.s.log.Info("verification ended", "target", string(v.t.site), "good", good, "error", err)
 	v.tell(ctx, fact, api.VerifyExtent{}, detail)
+}
+
+// keep notes when this comparison, a good one, ended: the next scrub is due as long after it as configured. False when it could
+// not, and where the schedule is to heal and this one left something.
+func (v *verify) keep() bool {
+	if st := v.status(); v.s.g.cfg.ScrubHeal && st.Healed < st.Differ {
+		return false
+	}
+	if err := durable.WriteFile(v.s.st.scrubPath(v.t.site), nil, 0o600); err != nil {
+		v.s.log.Warn("time of the comparison not kept", "target", string(v.t.site), "error", err)
+		return false
+	}
+	return true
 }
 
 func (v *verify) everything(ctx context.Context) error {
@@ -290,6 +344,7 @@ func (v *verify) found(ctx context.Context, volume int, blocks []int64, lsn doma
 		if !heal {
 			continue
 		}
+		v.healing(ctx)
 		if err := v.heal(ctx, volume, x); err != nil {
 			return fmt.Errorf("heal %d bytes at %d: %w", x.Length, x.Offset, err)
 		}
@@ -307,6 +362,17 @@ func (v *verify) found(ctx context.Context, volume int, blocks []int64, lsn doma
 		}
 	}
 	return nil
+}
+
+// healing has it recorded that the schedule heals, once for a comparison. That a person does is recorded when they ask for it.
+func (v *verify) healing(ctx context.Context) {
+	v.mu.Lock()
+	first := v.st.Scheduled && !v.recorded
+	v.recorded = true
+	v.mu.Unlock()
+	if first && v.s.g.cfg.Healing != nil {
+		v.s.g.cfg.Healing(ctx, v.t.site)
+	}
 }
 
 // extents joins blocks that touch, none longer than one healing write.
@@ -357,6 +423,6 @@ func (v *verify) heal(ctx context.Context, volume int, x api.VerifyExtent) error
 func (v *verify) tell(ctx context.Context, fact string, x api.VerifyExtent, detail string) {
 	st := v.status()
 	f := event.CopyVerified{Fact: fact, Group: v.s.st.group.ID, Site: v.s.g.cfg.Site, Target: st.Target, Epoch: st.Epoch, Volume: x.Volume, Offset: x.Offset, Length: x.Length,
-		LSN: x.LSN, Bytes: st.Bytes, Total: st.Total, Differ: st.Differ, Healed: st.Healed, Undecided: st.Undecided, Detail: detail}
+		LSN: x.LSN, Bytes: st.Bytes, Total: st.Total, Differ: st.Differ, Healed: st.Healed, Undecided: st.Undecided, Scheduled: st.Scheduled, Detail: detail}
 	v.s.g.cfg.Events.Publish(ctx, fmt.Sprintf("%s-%s-%s-%d-%s-%s-%d-%d", f.Group, f.Site, f.Target, v.id, fact, x.Volume, x.Offset, f.Bytes), f)
 }

@@ -212,6 +212,108 @@ func TestCopiesAreComparedAsOftenAsConfigured(t *testing.T) {
 	eventually(t, "and goes on to its end", func() bool { return c.nodes["a"].facts.has("verify_completed") })
 }
 
+// A scrub that could not compare everything counts as none: it is tried again, and what is told of the last good one stays.
+func TestAScrubThatFailsIsTriedAgainUntilOneIsGood(t *testing.T) {
+	c := patient(newCluster(t, domain.ModeSync))
+	c.scrub = 50 * time.Millisecond
+	c.boot("a", "b")
+	a, b := c.nodes["a"], c.nodes["b"]
+	failing := func(place string) error {
+		if place == "verify_hash" {
+			return domain.ErrRefused
+		}
+		return nil
+	}
+	b.fail.Store(&failing)
+	c.promote("a", 257)
+	c.follows("a", "b")
+	kept := filepath.Join(a.dir, "scrubbed-b")
+	last := func() (st api.VerifyStatus) {
+		if all := a.g.verifyStatus(); len(all) > 0 {
+			st = all[0]
+		}
+		return st
+	}
+	eventually(t, "one has failed, and is to be tried again", func() bool { return !last().Again.IsZero() })
+	first := last()
+	if _, err := os.Stat(kept); !errors.Is(err, os.ErrNotExist) || !first.LastGood.IsZero() || first.FailedSince.IsZero() || first.Error == "" || !first.Scheduled {
+		t.Fatalf("it counts as done (%v): %+v", err, first)
+	}
+	eventually(t, "the next has failed, too", func() bool { st := last(); return st.Started.After(first.Started) && !st.Again.IsZero() })
+	if st := last(); !st.FailedSince.Equal(first.FailedSince) || !st.LastGood.IsZero() {
+		t.Fatalf("the next: %+v, the first: %+v", st, first)
+	}
+	b.fail.Store(nil)
+	eventually(t, "one is good", func() bool { st := last(); return !st.LastGood.IsZero() && st.FailedSince.IsZero() })
+	good, err := os.Stat(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.fail.Store(&failing)
+	eventually(t, "one fails again", func() bool { st := last(); return !st.Running && st.Error != "" })
+	if st := last(); st.LastGood.Before(good.ModTime()) || st.FailedSince.Before(st.LastGood) {
+		t.Fatalf("the last good one was at %s: %+v", good.ModTime(), st)
+	}
+}
+
+func TestBlocksLeftUndecidedMakeAScrubNotDone(t *testing.T) {
+	c := patient(newCluster(t, domain.ModeSync))
+	c.boot("a", "b")
+	c.promote("a", 257)
+	c.follows("a", "b")
+	a := c.nodes["a"]
+	s := a.g.current()
+	for _, undecided := range []uint64{4096, 0} {
+		v := &verify{s: s, t: s.senders.get("b"), ended: make(chan struct{}), retryIn: time.Minute, st: api.VerifyStatus{Target: "b", Running: true, Undecided: undecided}}
+		v.end(t.Context(), nil)
+		_, err := os.Stat(filepath.Join(a.dir, "scrubbed-b"))
+		if good := undecided == 0; v.done != good || (err == nil) != good || v.st.LastGood.IsZero() == good || v.st.FailedSince.IsZero() != good || v.st.Again.IsZero() != good {
+			t.Errorf("with %d bytes undecided: %v, %+v", undecided, err, v.st)
+		}
+	}
+}
+
+func TestAScrubWaitsTwiceAsLongEachTimeAndNeverLongerThanItsPeriod(t *testing.T) {
+	for _, c := range []struct {
+		every  time.Duration
+		failed int
+		want   time.Duration
+	}{
+		{168 * time.Hour, 1, time.Minute}, {168 * time.Hour, 2, 2 * time.Minute}, {168 * time.Hour, 6, 32 * time.Minute}, {168 * time.Hour, 7, time.Hour}, {168 * time.Hour, 500, time.Hour},
+		{time.Minute, 1, 6*time.Second + time.Millisecond}, {time.Minute, 9, time.Minute},
+	} {
+		if got := scrubWait(c.every, c.failed); got != c.want {
+			t.Errorf("every %s, %d failed: %s, want %s", c.every, c.failed, got, c.want)
+		}
+	}
+}
+
+func TestTheScheduleHealsWhereItIsToldToAndSaysSo(t *testing.T) {
+	c := patient(newCluster(t, domain.ModeSync))
+	told := make(chan domain.SiteID, 16)
+	c.scrub, c.heal, c.heals = 50*time.Millisecond, true, func(target domain.SiteID) { told <- target }
+	c.boot("a", "b")
+	a, b := c.nodes["a"], c.nodes["b"]
+	c.promote("a", 257)
+	fill(a)
+	c.follows("a", "b")
+	c.same("a", "b") // what is still to be applied would write over the flipped bits
+	eventually(t, "nothing differs, and nothing is told", func() bool { return a.facts.has("verify_completed") })
+	if len(told) != 0 {
+		t.Fatal("it tells of healing where nothing differs")
+	}
+	b.flip(0, 4097)
+	b.flip(1, 1<<20)
+	eventually(t, "it is healed", func() bool { return a.facts.has("verify_healed") })
+	c.same("a", "b")
+	if target := <-told; target != "b" {
+		t.Errorf("told of %q", target)
+	}
+	if st := a.g.verifyStatus()[0]; !st.Scheduled || !st.Heal {
+		t.Errorf("%+v", st)
+	}
+}
+
 func TestADamagedFrameOfThePrimarysJournalFailsTheVerification(t *testing.T) {
 	c := patient(newCluster(t, domain.ModeSync))
 	c.boot("a", "b")
