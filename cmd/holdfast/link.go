@@ -100,14 +100,14 @@ func printSurvey(out io.Writer, s api.SurveyReply) error {
 		fmt.Fprintf(w, "\nNo group was served at site %s: survey from where groups run.\n", s.From)
 		return w.Flush()
 	}
-	fmt.Fprintln(w, "\nGROUP\tNOW\tADVICE\tMEAN\tPEAK\tSYNC ADDS P50\tP99\tASYNC RPO\tTARGET\tJOURNAL FOR 1H\tHAS")
+	fmt.Fprintln(w, "\nGROUP\tNOW\tADVICE\tMEAN\tPEAK\tSYNC ADDS P50\tP99\tSYNC UP TO\tASYNC RPO\tTARGET\tJOURNAL FOR 1H\tHAS")
 	for _, g := range s.Groups {
 		target := "-"
 		if g.RPOTarget > 0 {
 			target = fmt.Sprintf("%.0f s", g.RPOTarget)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s/s\t%s/s\t%.2f ms\t%.2f ms\t%.2f s\t%s\t%s\t%s\n", g.Group, g.Mode, g.Advice, survey.Bytes(g.MeanRate), survey.Bytes(g.PeakRate),
-			g.Sync.AddedP50, g.Sync.AddedP99, g.Async.RPO, target, survey.Bytes(g.Journal.Needs), survey.Bytes(float64(g.Journal.Has)))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s/s\t%s/s\t%.2f ms\t%.2f ms\t%.0f km\t%.2f s\t%s\t%s\t%s\n", g.Group, g.Mode, g.Advice, survey.Bytes(g.MeanRate), survey.Bytes(g.PeakRate),
+			g.Sync.AddedP50, g.Sync.AddedP99, g.Sync.MaxDistanceKm, g.Async.RPO, target, survey.Bytes(g.Journal.Needs), survey.Bytes(float64(g.Journal.Has)))
 	}
 	if err := w.Flush(); err != nil {
 		return err

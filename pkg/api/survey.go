@@ -93,6 +93,8 @@ type SyncAdvice struct {
 	AddedP99 float64 `json:"added_p99_ms"`
 	// OneByOne is how many writes a second a program can make at most that waits for each.
 	OneByOne float64 `json:"one_by_one_writes_per_second"`
+	// MaxDistanceKm is the length of fibre at which they would just be bearable, with nothing but fibre on the way.
+	MaxDistanceKm float64 `json:"max_distance_km"`
 }
 
 // AsyncAdvice is what asynchronous writes would be like.
@@ -103,6 +105,8 @@ type AsyncAdvice struct {
 	Backlog  float64 `json:"backlog_bytes"` // the largest
 	// Needs is the bandwidth at which the RPO target, or else one minute, would have held.
 	Needs float64 `json:"needs_bytes_per_second"`
+	// Room is what it may send on average: what the link has for it, and no more than its transport and the link's bound allow.
+	Room float64 `json:"room_bytes_per_second"`
 }
 
 // JournalAdvice is the ring that rides out an outage of the link without a resync.

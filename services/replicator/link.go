@@ -58,7 +58,7 @@ func (s *service) survey(ctx context.Context, r api.SurveyRequest) (reply api.Su
 	}
 	slices.SortFunc(needs, func(a, b survey.Need) int { return strings.Compare(string(a.Group), string(b.Group)) })
 	return api.SurveyReply{From: s.cfg.Site, To: r.To, At: time.Now(), Link: link,
-		Groups: survey.Advise(link, needs, survey.Policy{Bearable: time.Duration(r.BearableNs)})}, nil
+		Groups: survey.Advise(link, needs, survey.Policy{Bearable: time.Duration(r.BearableNs), Bound: s.cfg.Links[r.To]})}, nil
 }
 
 // bearableLag is how far a target may lag while a survey measures on.

@@ -264,7 +264,8 @@ func (g *Group) Need(to domain.SiteID) survey.Need {
 	now := time.Now()
 	hour, week := g.writes.Hour(now), g.writes.Week(now)
 	p, w := rates.Profile(hour, time.Second), rates.Profile(week, time.Minute)
-	n := survey.Need{Group: g.id, Mode: g.store.group.ModeTo(g.cfg.Site, to), RPO: g.store.group.RPO, Second: steps(hour), Minute: steps(week),
+	policy := g.store.policy()
+	n := survey.Need{Group: g.id, Mode: policy.ModeTo(g.cfg.Site, to), RPO: policy.RPO, Transport: policy.TransportTo(g.cfg.Site, to), Second: steps(hour), Minute: steps(week),
 		Writes: p.Writes.P95, P95: p.Frames.P95, Peak: max(p.PeakSecond, w.PeakSecond), Journal: g.store.j.State().SizeBytes, UsedUpTo: pressureShare}
 	if w.Writes.Mean > 0 {
 		n.PerWrite = w.Frames.Mean / w.Writes.Mean

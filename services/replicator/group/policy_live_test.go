@@ -116,3 +116,20 @@ func TestATargetTakesCheckpointsAsOftenAsThePolicySaysByNow(t *testing.T) {
 	})
 	eventually(t, "only two are kept", func() bool { return len(b.checkpoints()) == 2 })
 }
+
+func TestASurveyIsToldOfTheGroupAsThePolicySaysByNow(t *testing.T) {
+	c := newCluster(t, domain.ModeSync)
+	c.boot("a", "b")
+	c.promote("a", 257)
+	c.follows("a", "b")
+	if n := c.nodes["a"].g.Need("b"); n.Mode != domain.ModeSync || n.RPO != 0 || n.Transport.RateLimit != 0 {
+		t.Fatalf("%+v", n)
+	}
+	c.adopt(func(g *domain.Group) {
+		g.RPO = time.Minute
+		g.Targets[0] = domain.Target{Site: "b", Mode: domain.ModeAsync, Transport: domain.Transport{RateLimit: 1 << 20}}
+	})
+	if n := c.nodes["a"].g.Need("b"); n.Mode != domain.ModeAsync || n.RPO != time.Minute || n.Transport.RateLimit != 1<<20 {
+		t.Errorf("%+v", n)
+	}
+}

@@ -1,6 +1,9 @@
 package survey
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
 
 // Step is what a group wrote in a stretch of time, in bytes of frames. Steps follow one another in time.
 type Step struct {
@@ -28,45 +31,57 @@ type delayed struct{ seconds, weight float64 }
 // its beginning, and a stretch between two steps that was not recorded only drains. With a queue of Q bytes before a link of
 // bandwidth B the last of them waits Q/B; since every Q stands at a step's beginning or end, the greatest is found there.
 func Play(steps []Step, bandwidth float64) Played {
+	if bandwidth <= 0 {
+		return Played{}
+	}
+	return play(steps, steady(bandwidth))
+}
+
+// play is Play where the bandwidth may be another one at other times. Within a step it is that of its beginning.
+func play(steps []Step, r room) Played {
 	var p Played
-	if bandwidth <= 0 || len(steps) == 0 {
+	if len(steps) == 0 {
 		return p
 	}
 	queue, at := 0.0, steps[0].At
-	add := func(bytes, seconds float64) float64 {
-		queue += bytes
-		full := queue
-		p.Backlog, p.Worst = max(p.Backlog, queue), max(p.Worst, queue/bandwidth)
-		queue = max(0, queue-bandwidth*seconds)
-		return full
-	}
 	for _, s := range steps {
-		queue = max(0, queue-bandwidth*max(0, s.At-at)) // not recorded
-		at = s.At + s.Seconds
-		full := queue
+		for at < s.At { // not recorded
+			next := min(s.At, math.Floor(at/minute+1)*minute)
+			queue, at = max(0, queue-r.rate(at)*(next-at)), next
+		}
+		at = s.At
+		full, when, rate := queue, at, r.rate(at)
+		add := func(bytes, seconds float64) {
+			queue += bytes
+			if queue > full {
+				full, when = queue, at
+			}
+			p.Backlog = max(p.Backlog, queue)
+			queue, at = max(0, queue-rate*seconds), at+seconds
+		}
 		first := min(1, s.Seconds)
 		peak := min(max(s.Peak, 0), s.Bytes)
 		if s.Seconds <= 1 {
 			peak = s.Bytes
 		}
-		full = max(full, add(peak, first))
+		add(peak, first)
 		if rest := s.Seconds - first; rest > 0 {
-			full = max(full, drain(add, s.Bytes-peak, rest))
+			drain(add, s.Bytes-peak, rest)
 		}
-		p.delays = append(p.delays, delayed{full / bandwidth, s.Seconds})
+		waited := r.wait(full, when)
+		p.Worst = max(p.Worst, waited)
+		p.delays = append(p.delays, delayed{waited, s.Seconds})
 	}
 	p.Left, p.P95 = queue, p.percentile(0.95)
 	return p
 }
 
 // drain writes bytes evenly over whole seconds, each second's at its beginning.
-func drain(add func(bytes, seconds float64) float64, bytes, seconds float64) float64 {
-	full := 0.0
+func drain(add func(bytes, seconds float64), bytes, seconds float64) {
 	for left := seconds; left > 0; left-- {
 		part := min(1, left)
-		full = max(full, add(bytes*part/seconds, part))
+		add(bytes*part/seconds, part)
 	}
-	return full
 }
 
 // percentile is the delay that was not exceeded in a part of the time.

@@ -7,7 +7,8 @@
 //   - A synchronous write takes as long as the slower of the local journal and the round trip with the target's journal. With
 //     journals of one speed that is a round trip longer than without; what the frame itself takes on the link is added.
 //   - Replication may have UsableShare of the measured bandwidth, less what the other groups write on average: the rest is for
-//     resyncs, positions and whatever else uses the link.
+//     resyncs, positions and whatever else uses the link. What is asynchronous keeps to the transport of the group's target and to the
+//     bound of the link besides, as they are at the time that was recorded; what compression saves is not counted on.
 //   - The recorded writes are played against that first in, first out (Play).
 //   - Light takes FibreMicroseconds for a kilometre of fibre, one way: c, 299,792 km/s, divided by the group index of 1.468 that makers
 //     of ITU-T G.652 fibre state for 1550 nm. Switches, routers, encryption and detours all take their part of
@@ -44,21 +45,23 @@ func DistanceKm(roundTrip time.Duration) float64 {
 // Need is one group: how it is replicated now, what was recorded of its writes, and its journal.
 type Need struct {
 	Group     domain.GroupID
-	Mode      domain.Mode   // to the site at the other end
-	RPO       time.Duration // its target, 0 for none
-	Second    []Step        // the recorded seconds
-	Minute    []Step        // the recorded minutes
-	Writes    float64       // changes a second, p95
-	PerWrite  float64       // bytes of frames a change, on average
-	Journal   int64         // its size
-	UsedUpTo  float64       // the share of it that waits for a target before a resync is due
-	P95, Peak float64       // bytes of frames a second
+	Mode      domain.Mode      // to the site at the other end
+	RPO       time.Duration    // its target, 0 for none
+	Transport domain.Transport // by which it travels there
+	Second    []Step           // the recorded seconds
+	Minute    []Step           // the recorded minutes
+	Writes    float64          // changes a second, p95
+	PerWrite  float64          // bytes of frames a change, on average
+	Journal   int64            // its size
+	UsedUpTo  float64          // the share of it that waits for a target before a resync is due
+	P95, Peak float64          // bytes of frames a second
 }
 
 // Policy is what whoever asks finds bearable.
 type Policy struct {
-	Bearable time.Duration // that a synchronous write takes longer, at p99; 0: DefaultBearable
-	Outage   time.Duration // to ride out; 0: an hour
+	Bearable time.Duration    // that a synchronous write takes longer, at p99; 0: DefaultBearable
+	Outage   time.Duration    // to ride out; 0: an hour
+	Bound    domain.Transport // of the link, that all groups share
 }
 
 func (p Policy) withDefaults() Policy {
@@ -92,7 +95,7 @@ func advise(link api.LinkMeasure, n Need, others float64, p Policy) api.GroupAdv
 	}
 	left := max(0, UsableShare*link.Out.BytesPerSecond-others)
 	a.Sync = syncAdvice(link, n, left, p)
-	a.Async = asyncAdvice(link, n, left)
+	a.Async = asyncAdvice(link, n, left, others, p)
 	a.Journal = journalAdvice(n, p)
 	switch {
 	case a.Sync.Bearable:
@@ -108,10 +111,12 @@ func advise(link api.LinkMeasure, n Need, others float64, p Policy) api.GroupAdv
 
 func syncAdvice(link api.LinkMeasure, n Need, left float64, p Policy) api.SyncAdvice {
 	s := api.SyncAdvice{AddedP50: link.RoundTrip.P50, AddedP99: link.RoundTrip.P99}
+	frame := 0.0
 	if link.Out.BytesPerSecond > 0 {
-		frame := 1e3 * n.PerWrite / link.Out.BytesPerSecond
+		frame = 1e3 * n.PerWrite / link.Out.BytesPerSecond
 		s.AddedP50, s.AddedP99 = s.AddedP50+frame, s.AddedP99+frame
 	}
+	s.MaxDistanceKm = max(0, DistanceKm(p.Bearable-time.Duration(frame*float64(time.Millisecond))))
 	if s.AddedP50 > 0 {
 		s.OneByOne = 1e3 / s.AddedP50
 	}
@@ -123,20 +128,22 @@ func measured(link api.LinkMeasure) bool {
 	return link.RoundTrip.Sent > link.RoundTrip.Lost && link.Out.BytesPerSecond > 0
 }
 
-func asyncAdvice(link api.LinkMeasure, n Need, left float64) api.AsyncAdvice {
+func asyncAdvice(link api.LinkMeasure, n Need, left, others float64, p Policy) api.AsyncAdvice {
 	wanted := n.RPO.Seconds()
 	if wanted <= 0 {
 		wanted = wantedRPO
 	}
 	a := api.AsyncAdvice{Needs: max(Needs(n.Second, wanted), Needs(n.Minute, wanted))}
-	if !measured(link) || left <= 0 {
+	byWeek := roomFor(n.Minute, n, left, others, p.Bound)
+	a.Room = byWeek.mean(n.Minute)
+	if !measured(link) || a.Room <= 0 {
 		return a
 	}
-	hour, week := Play(n.Second, left), Play(n.Minute, left)
+	hour, week := play(n.Second, roomFor(n.Second, n, left, others, p.Bound)), play(n.Minute, byWeek)
 	way := link.RoundTrip.P99 / 2e3
 	a.RPO, a.RPOP95 = max(hour.Worst, week.Worst)+way, max(hour.P95, week.P95)+way
 	a.Backlog = max(hour.Backlog, week.Backlog)
-	a.Bearable = a.RPO <= wanted && mean(n.Minute) < left
+	a.Bearable = a.RPO <= wanted && mean(n.Minute) < a.Room
 	return a
 }
 
@@ -172,8 +179,10 @@ func reasons(link api.LinkMeasure, n Need, a api.GroupAdvice, left float64, p Po
 	}
 	add(a.Async.Bearable, "asynchronously it would have lagged by %.2f s at most", a.Async.RPO)
 	add(left <= 0, "the other groups use all of the link")
-	add(left > 0 && a.MeanRate >= left, "it writes %s a second on average, the link has room for %s: it would never catch up", Bytes(a.MeanRate), Bytes(left))
-	add(left > 0 && !a.Async.Bearable && a.MeanRate < left, "asynchronously it would have lagged by %.1f s, %s; %s a second would do", a.Async.RPO, rpoText(n), Bytes(a.Async.Needs))
+	room := a.Async.Room
+	add(room < left, "asynchronously it may send %s a second on average of the %s that the link has room for: its transport, or the links of this site, hold it back", Bytes(room), Bytes(left))
+	add(left > 0 && a.MeanRate >= room, "it writes %s a second on average, the link has room for %s: it would never catch up", Bytes(a.MeanRate), Bytes(room))
+	add(left > 0 && !a.Async.Bearable && a.MeanRate < room, "asynchronously it would have lagged by %.1f s, %s; %s a second would do", a.Async.RPO, rpoText(n), Bytes(a.Async.Needs))
 	add(a.Journal.Needs > float64(n.Journal), "its journal of %s rides out an outage of %.0f min at its worst; an hour needs %s (journal.size)",
 		Bytes(float64(n.Journal)), a.Journal.Lasts/60, Bytes(a.Journal.Needs))
 	add(a.Recorded == 0, "nothing is recorded of its writes here yet: this rests on the link alone")

@@ -171,3 +171,95 @@ func TestJournalThatRidesOutAnHour(t *testing.T) {
 		t.Errorf("64 MiB last %.1f s", a.Lasts)
 	}
 }
+
+func TestDistanceThatSyncWouldBear(t *testing.T) {
+	for _, c := range []struct {
+		bearable time.Duration
+		perWrite float64
+		want     float64
+	}{
+		{0, 0, 510.2}, {time.Millisecond, 0, 102.04}, {time.Millisecond, 10000, 91.84}, {time.Millisecond, 1e6, 0}, // at 100 MB/s a frame of 10 kB takes 0.1 ms
+	} {
+		n := quiet()
+		n.PerWrite = c.perWrite
+		if got := Advise(linkOf(0.6, 1.2, 100), []Need{n}, Policy{Bearable: c.bearable})[0].Sync.MaxDistanceKm; !near(got, c.want) {
+			t.Errorf("%s, %.0f bytes a write: %.2f km, want %.2f", c.bearable, c.perWrite, got, c.want)
+		}
+	}
+}
+
+// day is a recorded day from midnight on, with a second of a rate at the beginning of one hour.
+func day(hour int, megabytes float64) []Step {
+	midnight := time.Date(2026, 11, 23, 0, 0, 0, 0, time.Local)
+	var out []Step
+	for i := range 24 * 60 {
+		s := Step{At: float64(midnight.Unix() + 60*int64(i)), Seconds: 60}
+		if i == hour*60 {
+			s.Bytes, s.Peak = megabytes*mb, megabytes*mb
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func TestAsyncKeepsToItsOwnLimitAndToTheLinks(t *testing.T) {
+	office := []domain.RateWindow{{From: "08:00", To: "18:00", RateLimit: 1 << 20}}
+	mib := 1.048576 // MB
+	for _, c := range []struct {
+		name      string
+		steps     []Step
+		transport domain.Transport
+		bound     domain.Transport
+		rpo, room float64 // seconds, MB
+	}{
+		{"no limit", day(9, 800), domain.Transport{}, domain.Transport{}, 10, 80},
+		{"its own", day(9, 800), domain.Transport{RateLimit: 8 << 20}, domain.Transport{}, 800 / (8 * mib), 8 * mib},
+		{"the link's", day(9, 800), domain.Transport{}, domain.Transport{RateLimit: 4 << 20}, 800 / (4 * mib), 4 * mib},
+		{"the lower one", day(9, 800), domain.Transport{RateLimit: 2 << 20}, domain.Transport{RateLimit: 4 << 20}, 800 / (2 * mib), 2 * mib},
+		{"more than the link has", day(9, 800), domain.Transport{RateLimit: 1 << 30}, domain.Transport{RateLimit: 1 << 30}, 10, 80},
+		{"by night", day(20, 800), domain.Transport{Schedule: office}, domain.Transport{}, 10, (80*14 + mib*10) / 24},
+		{"by day", day(9, 800), domain.Transport{Schedule: office}, domain.Transport{}, 800 / mib, (80*14 + mib*10) / 24},
+		// Until six it has sent 32400 s of 1 MiB, and the rest goes in a moment.
+		{"until the window ends", day(9, 35000), domain.Transport{Schedule: office}, domain.Transport{}, 32400 + (35000-32400*mib)/80, (80*14 + mib*10) / 24},
+		{"the link's schedule", day(9, 800), domain.Transport{RateLimit: 8 << 20}, domain.Transport{Schedule: office}, 800 / mib, (8*mib*14 + mib*10) / 24},
+	} {
+		n := Need{Group: "erp", RPO: time.Hour, Minute: c.steps, Transport: c.transport}
+		a := Advise(linkOf(0, 0, 100), []Need{n}, Policy{Bound: c.bound})[0]
+		if !near(a.Async.RPO, c.rpo) || !near(a.Async.Room/mb, c.room) {
+			t.Errorf("%s: lags by %.2f s with room for %.3f MB/s, want %.2f and %.3f", c.name, a.Async.RPO, a.Async.Room/mb, c.rpo, c.room)
+		}
+		held := c.transport.RateLimit|c.bound.RateLimit != 0 && c.room < 80 || len(c.transport.Schedule)+len(c.bound.Schedule) > 0
+		if told := strings.Contains(strings.Join(a.Reasons, "; "), "hold it back"); told != held {
+			t.Errorf("%s: it says that something holds it back: %v, %v", c.name, told, a.Reasons)
+		}
+	}
+}
+
+// What the other groups write comes off the link's bound, and not off a group's own limit.
+func TestTheOtherGroupsComeOffTheLinksBound(t *testing.T) {
+	other := quiet() // 1 MB a second
+	n := Need{Group: "mail", RPO: time.Hour, Minute: day(9, 800)}
+	p := Policy{Bound: domain.Transport{RateLimit: 4 << 20}}
+	if a := Advise(linkOf(0, 0, 100), []Need{n, other}, p)[0]; !near(a.Async.Room/mb, 4*1.048576-1) {
+		t.Errorf("room for %.3f MB/s", a.Async.Room/mb)
+	}
+	n.Transport.RateLimit = 2 << 20
+	if a := Advise(linkOf(0, 0, 100), []Need{n, other}, p)[0]; !near(a.Async.Room/mb, 2*1.048576) {
+		t.Errorf("with a limit of its own, room for %.3f MB/s", a.Async.Room/mb)
+	}
+	p.Bound.RateLimit = 64 << 10
+	if a := Advise(linkOf(0, 0, 100), []Need{n, other}, p)[0]; a.Async.Room != 0 || a.Async.Bearable || a.Async.RPO != 0 {
+		t.Errorf("where the others use all of the bound: %+v", a.Async)
+	}
+}
+
+func TestWhatAScheduleNeverLetsGoWaitsForTheHorizon(t *testing.T) {
+	steps := []Step{{At: 600, Seconds: 1, Bytes: mb}}
+	m := newByMinute(steps, func(time.Time) float64 { return 0 })
+	if w := m.wait(mb, 600); w < horizon || w > horizon+120 {
+		t.Errorf("it waits %.0f s", w)
+	}
+	if w := m.wait(0, 600); w != 0 {
+		t.Errorf("nothing waits %.0f s", w)
+	}
+}
