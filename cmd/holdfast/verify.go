@@ -141,7 +141,7 @@ func (v *verifier) one(cmd *cobra.Command, conn *bus.Conn, target domain.SiteID)
 		}
 		next, err := verifyState(cmd.Context(), conn, v.req.Group, target, began)
 		switch {
-		case errors.Is(err, domain.ErrNotFound):
+		case errors.Is(err, domain.ErrNotFound) && time.Since(heard) > v.timeout: // sooner it may go on after a restart
 			return st, err
 		case err == nil:
 			st, heard = next, time.Now()
@@ -176,6 +176,9 @@ func verifyText(st api.VerifyStatus) string {
 	text := fmt.Sprintf("%s of %s compared", config.Size(st.Bytes), config.Size(st.Total))
 	if st.Running {
 		text += ", " + rateText(st.RateBytes, st.LeftSeconds)
+	}
+	if st.Resumed > 0 {
+		text += fmt.Sprintf(", goes on from %s", config.Size(st.Resumed))
 	}
 	text += fmt.Sprintf(", %d bytes differ, %d healed", st.Differ, st.Healed)
 	if st.Undecided > 0 {

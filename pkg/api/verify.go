@@ -35,15 +35,16 @@ type VerifyStatus struct {
 	Epoch       domain.Epoch   `json:"epoch"` // it was made under
 	Started     time.Time      `json:"started"`
 	Ended       time.Time      `json:"ended,omitzero"`
-	Bytes       uint64         `json:"bytes"`                 // compared so far
-	Total       uint64         `json:"total_bytes"`           // of all volumes
-	RateBytes   float64        `json:"rate_bytes_per_second"` // so far
-	LeftSeconds float64        `json:"left_seconds"`          // at that rate; 0 when not known
-	Differ      uint64         `json:"differ_bytes"`          // found at the target other than at the primary, at an equal LSN
-	Healed      uint64         `json:"healed_bytes"`          // of those, right now
-	Undecided   uint64         `json:"undecided_bytes"`       // could not be compared at an equal LSN
-	Extents     []VerifyExtent `json:"extents,omitempty"`     // those that differ, the first 1,000
-	Error       string         `json:"error,omitempty"`       // why it ended before its end
+	Bytes       uint64         `json:"bytes"`                   // compared so far
+	Resumed     uint64         `json:"resumed_bytes,omitempty"` // of these, before it broke off with a process of either side
+	Total       uint64         `json:"total_bytes"`             // of all volumes
+	RateBytes   float64        `json:"rate_bytes_per_second"`   // so far
+	LeftSeconds float64        `json:"left_seconds"`            // at that rate; 0 when not known
+	Differ      uint64         `json:"differ_bytes"`            // found at the target other than at the primary, at an equal LSN
+	Healed      uint64         `json:"healed_bytes"`            // of those, right now
+	Undecided   uint64         `json:"undecided_bytes"`         // could not be compared at an equal LSN
+	Extents     []VerifyExtent `json:"extents,omitempty"`       // those that differ, the first 1,000
+	Error       string         `json:"error,omitempty"`         // why it ended before its end
 	// LastGood is when a comparison of this target last came to its end with every block decided.
 	LastGood time.Time `json:"last_good,omitzero"`
 	// FailedSince is when the first one ended since then that did not, as far as this site's replicator runs for so long.

@@ -339,7 +339,7 @@ func (n *node) listen(ctx context.Context, g *Group) {
 		api.VerbResyncBegin: bus.Answer(g.ResyncBegin),
 		api.VerbVerifyHash: bus.Answer(func(ctx context.Context, r api.VerifyHash) (api.VerifySums, error) {
 			if f := n.fail.Load(); f != nil {
-				if err := (*f)("verify_hash"); err != nil {
+				if err := (*f)(fmt.Sprintf("verify_hash %d", r.Volume)); err != nil {
 					return api.VerifySums{}, err
 				}
 			}

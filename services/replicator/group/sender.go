@@ -240,6 +240,9 @@ func (t *sender) connectAndStream(ctx context.Context) error {
 	if err := t.stillInSync(ctx, reply); err != nil {
 		return err
 	}
+	if err := t.s.g.rejoined(t.site, from, t.needsResync(reply)); err != nil {
+		return err
+	}
 	if t.needsResync(reply) {
 		if err := t.resync(ctx, reply); err != nil {
 			return err

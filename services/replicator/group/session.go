@@ -114,7 +114,7 @@ func (s *session) start() {
 	s.window.open()
 	s.core.Go(s.commitLoop)
 	s.core.Go(s.completeLoop)
-	for _, run := range []func(){s.guardLoop, s.checkpointLoop, s.watchLoop, s.headLoop, s.scrubLoop, s.holdLoop, s.register.run, s.volumeLoop} {
+	for _, run := range []func(){s.guardLoop, s.checkpointLoop, s.watchLoop, s.headLoop, s.scrubLoop, s.resumeLoop, s.holdLoop, s.register.run, s.volumeLoop} {
 		s.wg.Go(run)
 	}
 	for _, t := range s.senders.all() {

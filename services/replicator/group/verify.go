@@ -36,6 +36,12 @@ type verify struct {
 
 	ended chan struct{}
 	done  bool // when ended: the next scrub is due as long after it as configured
+	began time.Time
+
+	file  sync.Mutex // of what is kept
+	at    verifyKept // how far it is
+	noted time.Time
+	void  bool // nothing is kept
 
 	mu       sync.Mutex
 	st       api.VerifyStatus
@@ -80,6 +86,7 @@ func (s *session) startVerify(t *sender, heal bool, again time.Duration) (*verif
 	g := s.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	kept, goesOn := s.st.keptVerify(t.site, g.cfg.Site) // nothing writes it while none runs
 	var failed time.Time
 	if v := g.verifies[t.site]; v != nil {
 		st := v.status()
@@ -96,10 +103,13 @@ func (s *session) startVerify(t *sender, heal bool, again time.Duration) (*verif
 	if s.closed {
 		return nil, false
 	}
-	v := &verify{s: s, t: t, id: uint64(g.cfg.Now()), zero: zeroTrees(), ended: make(chan struct{}), retryIn: again,
+	v := &verify{s: s, t: t, id: uint64(g.cfg.Now()), zero: zeroTrees(), ended: make(chan struct{}), retryIn: again, began: time.Now(), noted: time.Now(),
 		st: api.VerifyStatus{Target: t.site, Running: true, Scheduled: again > 0, Heal: heal, Epoch: s.epoch, Started: time.Now(), LastGood: s.st.scrubbed(t.site), FailedSince: failed}}
 	all, _ := s.st.served()
 	v.st.Total = uint64(all.Bytes())
+	if goesOn && kept.Status.Heal == heal {
+		v.resume(kept)
+	}
 	if g.verifies == nil {
 		g.verifies = map[domain.SiteID]*verify{}
 	}
@@ -117,7 +127,7 @@ func (v *verify) status() api.VerifyStatus {
 	if out.Running {
 		end = time.Now()
 	}
-	out.RateBytes, out.LeftSeconds = pace(out.Bytes, out.Total, end.Sub(out.Started))
+	out.RateBytes, out.LeftSeconds = pace(out.Bytes-out.Resumed, out.Total-min(out.Resumed, out.Total), end.Sub(v.began))
 	return out
 }
 
@@ -138,7 +148,11 @@ func (g *Group) verifyStatus() []api.VerifyStatus {
 }
 
 func (v *verify) run(ctx context.Context) {
-	v.tell(ctx, "verify_started", api.VerifyExtent{}, "")
+	detail := ""
+	if from := v.status().Resumed; from > 0 {
+		detail = fmt.Sprintf("goes on from %d bytes", from)
+	}
+	v.tell(ctx, "verify_started", api.VerifyExtent{}, detail)
 	stop := v.s.tellOften(func() {
 		st := v.status()
 		v.tell(ctx, "verify_progressed", api.VerifyExtent{}, rateText(st.Bytes, st.Total, st.RateBytes, st.LeftSeconds))
@@ -164,12 +178,9 @@ func (v *verify) end(ctx context.Context, err error) {
 	}
 	good := detail == ""
 	v.done = good && v.keep()
+	now := time.Now()
 	v.mu.Lock()
-	now, st := time.Now(), &v.st
-	st.Running, st.Ended = false, now
-	if err != nil {
-		st.Error = err.Error()
-	}
+	st := &v.st
 	switch {
 	case good:
 		st.LastGood, st.FailedSince = now, time.Time{}
@@ -181,6 +192,17 @@ func (v *verify) end(ctx context.Context, err error) {
 			st.Again = now.Add(v.retryIn)
 			detail += fmt.Sprintf("; the schedule tries again in %s", v.retryIn)
 		}
+	}
+	v.mu.Unlock()
+	if err != nil {
+		v.note(ctx.Err() != nil)
+	} else if ferr := v.forget(); ferr != nil {
+		v.s.log.Warn("a comparison that ended is still kept", "target", string(v.t.site), "error", ferr)
+	}
+	v.mu.Lock()
+	st.Running, st.Ended = false, now
+	if err != nil {
+		st.Error = err.Error()
 	}
 	v.mu.Unlock()
 	v.s.log.Info("verification ended", "target", string(v.t.site), "good", good, "error", err)
@@ -203,6 +225,9 @@ func (v *verify) keep() bool {
 func (v *verify) everything(ctx context.Context) error {
 	all, sizes := v.s.st.served()
 	for at := range stretches(sizes, all) {
+		if v.compared(at) {
+			continue
+		}
 		if err := v.s.g.cfg.ScrubPace.Take(ctx, int(at.length)); err != nil {
 			return context.Cause(ctx)
 		}
@@ -212,8 +237,9 @@ func (v *verify) everything(ctx context.Context) error {
 		v.mu.Lock()
 		v.st.Bytes += uint64(at.length)
 		v.mu.Unlock()
+		v.passed(at, sizes)
 	}
-	return nil
+	return v.sameCopy()
 }
 
 // served is every block of the volumes that were not removed; sizes are those of all.
