@@ -2,11 +2,7 @@ package group
 
 import (
 	"bytes"
-	"fmt"
 	"math/rand/v2"
-	"os"
-	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,9 +19,6 @@ type guestLoad struct {
 	wg   sync.WaitGroup
 	stop chan struct{}
 	err  atomic.Pointer[error]
-
-	mu   sync.Mutex
-	took []time.Duration
 }
 
 // run begins. pause is between two writes of a thread; seed chooses what is written where.
@@ -42,7 +35,6 @@ func (n *node) run(threads int, pause time.Duration, seed uint64) *guestLoad {
 				}
 				size := int64(4096) << rng.IntN(4)
 				data := bytes.Repeat(block(number<<8|uint64(thread)), int(size/4096))
-				begin := time.Now()
 				done := submit(units[rng.IntN(2)], &target.Command{Op: target.OpWrite, Off: rng.Int64N((span-size)/4096) * 4096, Len: size, Data: data})
 				select {
 				case err := <-done:
@@ -54,9 +46,6 @@ func (n *node) run(threads int, pause time.Duration, seed uint64) *guestLoad {
 					<-done
 					return
 				}
-				l.mu.Lock()
-				l.took = append(l.took, time.Since(begin))
-				l.mu.Unlock()
 				select {
 				case <-time.After(pause):
 				case <-l.stop:
@@ -66,16 +55,6 @@ func (n *node) run(threads int, pause time.Duration, seed uint64) *guestLoad {
 		})
 	}
 	return l
-}
-
-// slice gives how long the writes took since the last slice, sorted.
-func (l *guestLoad) slice() []time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	out := l.took
-	l.took = nil
-	slices.Sort(out)
-	return out
 }
 
 func (l *guestLoad) end(t *testing.T) {
@@ -161,42 +140,4 @@ func TestTheRingMayLetGoWhileATargetRejoins(t *testing.T) {
 	fillRing(t, a, a.g.Status().HeadLSN) // and it goes on doing so
 	c.follows("a", "b")
 	c.same("a", "b")
-}
-
-// TestOutageLatencies prints how long an initiator's writes take before, in and after an outage of an asynchronous target that
-// overflows the ring. It asserts nothing: bench/outage quotes the ratio. HOLDFAST_OUTAGE_SECONDS is how long each part takes.
-func TestOutageLatencies(t *testing.T) {
-	text := os.Getenv("HOLDFAST_OUTAGE_SECONDS")
-	if text == "" {
-		t.Skip("SKIPPED: figures only, run bench/outage")
-	}
-	seconds, err := strconv.Atoi(text)
-	if err != nil || seconds < 1 {
-		t.Fatalf("HOLDFAST_OUTAGE_SECONDS=%q: want a number above 0", text)
-	}
-	c := newCluster(t, domain.ModeAsync)
-	c.boot("a", "b")
-	c.promote("a", 257)
-	a := c.nodes["a"]
-	fill(a)
-	c.follows("a", "b")
-	load := a.run(4, time.Millisecond, 1)
-	part := func(name string) {
-		load.slice()
-		time.Sleep(time.Duration(seconds) * time.Second)
-		took := load.slice()
-		st := c.target("a", "b")
-		fmt.Printf("{\"part\": %q, \"writes\": %d, \"p50_us\": %d, \"p99_us\": %d, \"target\": %q}\n", name, len(took), took[len(took)/2].Microseconds(), took[len(took)*99/100].Microseconds(), st.State)
-	}
-	part("warm up")
-	part("before")
-	c.kill("b")
-	part("outage, into the ring")
-	eventually(t, "the ring lets go", func() bool { return a.facts.has("target_overflowed") })
-	part("outage, past the ring")
-	c.boot("b")
-	part("resync")
-	eventually(t, "b streams", func() bool { return c.target("a", "b").State == api.TargetStreaming })
-	part("after")
-	load.end(t)
 }
