@@ -68,9 +68,11 @@ type world struct {
 	defs []domain.Group
 
 	// Of what is started or dialled afterwards.
-	chap  chap.Settings
-	log   *slog.Logger
-	login func() initiator.CHAP
+	chap    chap.Settings
+	log     *slog.Logger
+	login   func() initiator.CHAP
+	journal int64 // bytes; 0: 16 MiB
+	links   map[domain.SiteID]domain.Transport
 }
 
 func newWorld(t *testing.T) *world {
@@ -135,8 +137,8 @@ func (w *world) start(site domain.SiteID) {
 	m := w.dial(site)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- replicator.Run(ctx, replicator.Config{Site: site, DataDir: w.dirs[site], ISCSIListen: "127.0.0.1:0", JournalBytes: 16 << 20,
-			CHAP: w.chap, Timing: replicator.Timing{Pull: 50 * time.Millisecond}}, replicator.Deps{Mesh: m, Logger: w.log})
+		ended <- replicator.Run(ctx, replicator.Config{Site: site, DataDir: w.dirs[site], ISCSIListen: "127.0.0.1:0", JournalBytes: max(w.journal, 16<<20),
+			Links: w.links, CHAP: w.chap, Timing: replicator.Timing{Pull: 50 * time.Millisecond}}, replicator.Deps{Mesh: m, Logger: w.log})
 	}()
 	var once sync.Once
 	w.stop[site] = func() {
