@@ -46,7 +46,7 @@ func groupSetCommand(r *remote, site *string) *cobra.Command {
 			"  holdfast group set erp --pin a,b --prefer a   # never at another site; a first. --pin '' lets it go\n" +
 			"  holdfast group set erp --prefer a --return-after 30m --return-within sat,sun@02:00-05:00\n" +
 			"  holdfast group set erp --remove-target c --reason 'site c is given up'\n" +
-			"  holdfast group set erp --rate-limit c=20MiB --schedule 'c=mon,tue,wed,thu,fri@08:00-18:00 2MiB' --compression c=s2",
+			"  holdfast group set erp --rate-limit c=20MiB --schedule 'c=mon,tue,wed,thu,fri@08:00-18:00 2MiB' --compression c=s2 --window c=4MiB",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return groupSet(cmd, r, *site, domain.GroupID(args[0]), o)
 		},

@@ -30,6 +30,7 @@ func TestGroupSetAsksForWhatItsFlagsSay(t *testing.T) {
 		"--rate-limit|c=2MiB|--compression|c=s2": `{"group":"erp","transports":{"c":{"rate_limit":2097152,"compression":"s2"}}}`,
 		"--schedule|c=mon,fri@08:00-18:00 512KiB|--schedule|c=22:00-06:00 0": `{"group":"erp","transports":{"c":{"schedule":[` +
 			`{"days":["mon","fri"],"from":"08:00","to":"18:00","rate_limit":524288},{"from":"22:00","to":"06:00","rate_limit":0}]}}}`,
+		"--window|c=4MiB|--window|b=0":                              `{"group":"erp","transports":{"b":{"window":0},"c":{"window":4194304}}}`,
 		"--schedule|c=none":                                         `{"group":"erp","transports":{"c":{"schedule":[]}}}`,
 		"--durability|cached":                                       `{"group":"erp","durability":"cached"}`,
 		"--checkpoints=false":                                       `{"group":"erp","checkpoints":{"disabled":true}}`,
@@ -43,6 +44,8 @@ func TestGroupSetAsksForWhatItsFlagsSay(t *testing.T) {
 	for flags, mend := range map[string]string{
 		"--rate-limit|2MiB":                 "write SITE=VALUE",
 		"--rate-limit|c=2 apples":           "512KiB, 10MiB",
+		"--window|4MiB":                     "write SITE=VALUE",
+		"--window|c=4MB":                    "512KiB, 4MiB",
 		"--schedule|c=8-18 1MiB":            "HH:MM-HH:MM",
 		"--schedule|c=1MiB":                 "HH:MM-HH:MM",
 		"--schedule|c=Monday@08:00-09:00 0": "mon, tue",

@@ -14,12 +14,12 @@ import (
 
 // groupTransport are the flags of group set that say how changes travel, and what is kept of the past.
 type groupTransport struct {
-	rates, schedules, compressions []string
-	durability                     string
-	checkpoints                    bool
-	every, appEvery, age           time.Duration
-	count                          int
-	bytes                          string
+	rates, schedules, compressions, windows []string
+	durability                              string
+	checkpoints                             bool
+	every, appEvery, age                    time.Duration
+	count                                   int
+	bytes                                   string
 }
 
 func (o *groupTransport) flags(c *cobra.Command) {
@@ -27,6 +27,7 @@ func (o *groupTransport) flags(c *cobra.Command) {
 	f.StringArrayVar(&o.rates, "rate-limit", nil, "SITE=RATE: the most that is sent to an asynchronous target a second, as c=10MiB; 0 is no limit")
 	f.StringArrayVar(&o.schedules, "schedule", nil, "SITE=[DAYS@]FROM-TO RATE: another limit for a time of day, as 'c=mon,tue@08:00-18:00 2MiB'; all windows of a target, the first that applies counts; SITE=none takes them away")
 	f.StringArrayVar(&o.compressions, "compression", nil, "SITE=none or SITE=s2")
+	f.StringArrayVar(&o.windows, "window", nil, "SITE=BYTES: how much may be on its way to a target that no write waits for, as c=4MiB; 0 is the default, 16MiB")
 	f.StringVar(&o.durability, "durability", "", "strict or cached; cached is in force once another site serves the group, as guests that run do not learn of a write cache")
 	f.BoolVar(&o.checkpoints, "checkpoints", true, "whether targets keep checkpoints")
 	f.DurationVar(&o.every, "checkpoint-every", 0, "the time between two checkpoints, while writes come")
@@ -69,6 +70,13 @@ func (o *groupTransport) request(cmd *cobra.Command, req *api.GroupSetRequest) e
 	err = change("compression", o.compressions, func(x *domain.TransportChange, value string) error {
 		x.Compression = new(domain.Compression(value))
 		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = change("window", o.windows, func(x *domain.TransportChange, value string) error {
+		x.Window = new(domain.Bytes)
+		return x.Window.UnmarshalText([]byte(value))
 	})
 	if err != nil {
 		return err

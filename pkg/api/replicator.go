@@ -233,7 +233,10 @@ type TargetStatus struct {
 	SentBytes      uint64      `json:"sent_bytes"`
 	SentFrameBytes uint64      `json:"sent_frame_bytes"`
 	RateLimit      domain.Rate `json:"rate_limit_bytes_per_second,omitempty"` // now
-	Breaks         uint64      `json:"breaks"`                                // times that the stream to it broke off since this site became primary
+	// InFlight is sent and not acknowledged by the target, no more than Window, or a single message that is larger.
+	InFlight uint64 `json:"in_flight_bytes,omitempty"`
+	Window   uint64 `json:"window_bytes,omitempty"`
+	Breaks   uint64 `json:"breaks"` // times that the stream to it broke off since this site became primary
 	// Loss is what the primary acknowledged and the target lacks: if the primary died now and this target went on.
 	Loss LossEstimate `json:"loss"`
 }

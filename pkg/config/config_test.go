@@ -61,6 +61,9 @@ func TestEachKindOfMistakeIsToldWithLineFieldAndMend(t *testing.T) {
 		{"target is witness", "targets: [{site: b,", "targets: [{site: w,", "groups[0].targets[0].site", "role is data"},
 		{"rate without a unit", "mode: sync}", "mode: async, transport: {rate_limit: 10}}", "groups[0].targets[0].transport.rate_limit", "512KiB, 10MiB"},
 		{"rate too low", "mode: sync}", "mode: async, transport: {rate_limit: 1KiB}}", "groups[0].targets[0].transport.rate_limit", "at least 16KiB"},
+		{"window without a unit", "mode: sync}", "mode: async, transport: {window: 1000000}}", "groups[0].targets[0].transport.window", "512KiB, 4MiB"},
+		{"window too small for a bundle", "mode: sync}", "mode: async, transport: {window: 128KiB}}", "groups[0].targets[0].transport.window", "give 256KiB to 16MiB"},
+		{"window that no pipe holds", "mode: sync}", "mode: async, transport: {window: 32MiB}}", "groups[0].targets[0].transport.window", "give 256KiB to 16MiB"},
 		{"no time of day", "mode: sync}", "mode: async, transport: {schedule: [{from: 8am, to: 18:00, rate_limit: 1MiB}]}}", "groups[0].targets[0].transport.schedule[0].from", "00:00 to 24:00"},
 		{"no day", "mode: sync}", "mode: async, transport: {schedule: [{days: [mon, Tuesday], from: 08:00, to: 18:00, rate_limit: 1MiB}]}}", "groups[0].targets[0].transport.schedule[0].days[1]", "mon, tue"},
 		{"a link to itself", "links: []", "links: [{to: a, rate_limit: 1MiB}]", "links[0].to", "name the data site"},
@@ -308,7 +311,7 @@ func TestTransportOfATargetIsRead(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "site.yaml")
 	text := strings.Replace(string(data), "links: []", "links: [{to: b, rate_limit: 20MiB, schedule: [{from: 22:00, to: 06:00, rate_limit: 0}]}]", 1)
-	text = strings.Replace(text, "mode: sync}", `mode: async, transport: {rate_limit: 10MiB, compression: s2,
+	text = strings.Replace(text, "mode: sync}", `mode: async, transport: {rate_limit: 10MiB, compression: s2, window: 4MiB,
         schedule: [{days: [mon, fri], from: 08:00, to: "18:00", rate_limit: 512KiB}, {from: 22:00, to: 06:00, rate_limit: 0}]}}`, 1)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -321,7 +324,7 @@ func TestTransportOfATargetIsRead(t *testing.T) {
 		t.Errorf("links read as %+v", l)
 	}
 	tr := cfg.Groups[0].Domain().TransportTo("a", "b")
-	if tr.RateLimit != 10<<20 || tr.Compression != domain.CompressionS2 || len(tr.Schedule) != 2 || tr.Schedule[0].RateLimit != 512<<10 || tr.Schedule[1].RateLimit != 0 {
+	if tr.RateLimit != 10<<20 || tr.Compression != domain.CompressionS2 || tr.Window != 4<<20 || len(tr.Schedule) != 2 || tr.Schedule[0].RateLimit != 512<<10 || tr.Schedule[1].RateLimit != 0 {
 		t.Errorf("read as %+v", tr)
 	}
 	if got := tr.Rate(time.Date(2026, 11, 2, 9, 0, 0, 0, time.UTC)); got != 512<<10 {

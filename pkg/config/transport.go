@@ -13,6 +13,9 @@ func validateTransport(v *validator, f string, t domain.Transport) {
 		oneOf(v, f+".compression", t.Compression, domain.CompressionNone, domain.CompressionS2)
 	}
 	validateRate(v, f+".rate_limit", t.RateLimit)
+	if n := t.WindowBytes(); n < domain.MinWindow || n > domain.DefaultWindow {
+		v.bad(f+".window", fmt.Sprintf("%s is out of range", n), fmt.Sprintf("give %s to %s, or 0 for the default, which is the largest", domain.MinWindow, domain.DefaultWindow))
+	}
 	for i, w := range t.Schedule {
 		wf := fmt.Sprintf("%s.schedule[%d]", f, i)
 		validateRate(v, wf+".rate_limit", w.RateLimit)

@@ -16,7 +16,17 @@ type Transport struct {
 	RateLimit   Rate         `json:"rate_limit,omitempty" yaml:"rate_limit"` // where no window of Schedule applies
 	Schedule    []RateWindow `json:"schedule,omitempty" yaml:"schedule"`     // the first that applies counts
 	Compression Compression  `json:"compression,omitempty" yaml:"compression"`
+	// Window is how much may be on its way, sent and not acknowledged by the target; 0: DefaultWindow. What is larger goes alone.
+	Window Bytes `json:"window,omitempty" yaml:"window"`
 }
+
+// Bounds of a window.
+const (
+	// MinWindow takes a bundle of small writes, and the least that a resync sends at once.
+	MinWindow Bytes = 256 << 10
+	// DefaultWindow is also the largest: a target's pipe holds twice as much.
+	DefaultWindow Bytes = 16 << 20
+)
 
 // RateWindow is a rate for a part of the day, in the time zone of the machine that sends.
 type RateWindow struct {
@@ -32,29 +42,69 @@ type Rate int64
 // MinRate is the lowest limit that makes sense: a frame may have 6 MiB.
 const MinRate Rate = 16 << 10
 
-// rateUnits are the units of a rate as text, the largest first.
-var rateUnits = []struct {
+// Bytes is an amount of data. As text it has a unit: 4MiB.
+type Bytes int64
+
+// byteUnits are the units of bytes as text, the largest first.
+var byteUnits = []struct {
 	suffix string
-	bytes  Rate
+	bytes  int64
 }{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}}
+
+// parseBytes reads 512KiB, 10MiB, 1GiB or 0.
+func parseBytes(s string) (int64, bool) {
+	for _, u := range byteUnits {
+		num, ok := strings.CutSuffix(s, u.suffix)
+		n, err := strconv.ParseInt(num, 10, 64)
+		if ok && err == nil && n >= 0 && n <= (1<<50)/u.bytes {
+			return n * u.bytes, true
+		}
+	}
+	return 0, s == "0"
+}
+
+// bytesText is n with the largest unit that divides it, as parseBytes reads it.
+func bytesText(n int64) string {
+	for _, u := range byteUnits {
+		if n != 0 && n%u.bytes == 0 {
+			return strconv.FormatInt(n/u.bytes, 10) + u.suffix
+		}
+	}
+	return strconv.FormatInt(n, 10)
+}
 
 // UnmarshalText reads 512KiB, 10MiB, 1GiB or 0.
 func (r *Rate) UnmarshalText(b []byte) error {
-	s := string(b)
-	for _, u := range rateUnits {
-		num, ok := strings.CutSuffix(s, u.suffix)
-		n, err := strconv.ParseInt(num, 10, 64)
-		if ok && err == nil && n >= 0 && n <= (1<<50)/int64(u.bytes) {
-			*r = Rate(n) * u.bytes
-			return nil
-		}
+	n, ok := parseBytes(string(b))
+	if !ok {
+		return fmt.Errorf("%q is no rate: %w: write bytes a second with their unit: 512KiB, 10MiB or 1GiB, or 0 for no limit", b, ErrInvalid)
 	}
-	if s == "0" {
-		*r = 0
-		return nil
-	}
-	return fmt.Errorf("%q is no rate: %w: write bytes a second with their unit: 512KiB, 10MiB or 1GiB, or 0 for no limit", s, ErrInvalid)
+	*r = Rate(n)
+	return nil
 }
+
+// UnmarshalText reads 512KiB, 10MiB, 1GiB or 0.
+func (s *Bytes) UnmarshalText(b []byte) error {
+	n, ok := parseBytes(string(b))
+	if !ok {
+		return fmt.Errorf("%q is no amount of data: %w: write bytes with their unit: 512KiB, 4MiB or 1GiB, or 0 for the default", b, ErrInvalid)
+	}
+	*s = Bytes(n)
+	return nil
+}
+
+// UnmarshalJSON reads a number of bytes.
+func (s *Bytes) UnmarshalJSON(b []byte) error {
+	var n int64
+	if err := json.Unmarshal(b, &n); err != nil || n < 0 {
+		return fmt.Errorf("%s bytes: %w: give a number", b, ErrInvalid)
+	}
+	*s = Bytes(n)
+	return nil
+}
+
+// String is the amount with the largest unit that divides it, as UnmarshalText reads it.
+func (s Bytes) String() string { return bytesText(int64(s)) }
 
 // UnmarshalJSON reads a number of bytes a second.
 func (r *Rate) UnmarshalJSON(b []byte) error {
@@ -106,6 +156,9 @@ func (t Transport) Rate(at time.Time) Rate {
 	return t.RateLimit
 }
 
+// WindowBytes is how much may be on its way.
+func (t Transport) WindowBytes() Bytes { return cmp.Or(t.Window, DefaultWindow) }
+
 // Window is when the rate holds.
 func (w RateWindow) Window() Window { return Window{Days: w.Days, From: w.From, To: w.To} }
 
@@ -114,6 +167,7 @@ type TransportChange struct {
 	RateLimit   *Rate         `json:"rate_limit,omitempty"`
 	Schedule    *[]RateWindow `json:"schedule,omitempty"` // all windows; an empty list: none
 	Compression *Compression  `json:"compression,omitempty"`
+	Window      *Bytes        `json:"window,omitempty"`
 }
 
 // ParseRateWindow reads a window as people write it in one line: [DAY[,DAY...]@]HH:MM-HH:MM RATE. The error wraps ErrInvalid.
@@ -129,7 +183,7 @@ func ParseRateWindow(text string) (RateWindow, error) {
 
 // Equal reports whether both are the same.
 func (t Transport) Equal(o Transport) bool {
-	return t.RateLimit == o.RateLimit && t.compression() == o.compression() && slices.EqualFunc(t.Schedule, o.Schedule, func(a, b RateWindow) bool {
+	return t.RateLimit == o.RateLimit && t.compression() == o.compression() && t.WindowBytes() == o.WindowBytes() && slices.EqualFunc(t.Schedule, o.Schedule, func(a, b RateWindow) bool {
 		return a.From == b.From && a.To == b.To && a.RateLimit == b.RateLimit && slices.Equal(a.Days, b.Days)
 	})
 }
@@ -146,18 +200,14 @@ func (t Transport) String() string {
 	if c := t.compression(); c != CompressionNone {
 		fmt.Fprintf(&out, ", compression %s", c)
 	}
+	if n := t.WindowBytes(); n != DefaultWindow {
+		fmt.Fprintf(&out, ", window %s", n)
+	}
 	return out.String()
 }
 
 // String is the rate with the largest unit that divides it, as UnmarshalText reads it.
-func (r Rate) String() string {
-	for _, u := range rateUnits {
-		if r != 0 && r%u.bytes == 0 {
-			return strconv.FormatInt(int64(r/u.bytes), 10) + u.suffix
-		}
-	}
-	return strconv.FormatInt(int64(r), 10)
-}
+func (r Rate) String() string { return bytesText(int64(r)) }
 
 func (t Transport) compression() Compression { return cmp.Or(t.Compression, CompressionNone) }
 

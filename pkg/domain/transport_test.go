@@ -72,3 +72,30 @@ func TestRateAsTextAndJSON(t *testing.T) {
 		t.Error("a negative rate was taken")
 	}
 }
+
+func TestAWindowThatIsNotGivenIsTheDefault(t *testing.T) {
+	var older Transport // as a record of before there were windows has it
+	if err := json.Unmarshal([]byte(`{"rate_limit":5}`), &older); err != nil || older.WindowBytes() != DefaultWindow {
+		t.Errorf("%v: %s", err, older.WindowBytes())
+	}
+	if !older.Equal(Transport{RateLimit: 5, Window: DefaultWindow}) || older.Equal(Transport{RateLimit: 5, Window: 4 << 20}) {
+		t.Error("windows are told apart by what was written, not by what they are")
+	}
+	var w Bytes
+	if err := w.UnmarshalText([]byte("4MiB")); err != nil || (Transport{Window: w}).String() != ", window 4MiB" || older.String() != ", at most 5 a second" {
+		t.Errorf("%v: %q, %q", err, Transport{Window: w}, older)
+	}
+	raw, err := json.Marshal(Transport{Window: w})
+	var back Transport
+	if err != nil || string(raw) != `{"window":4194304}` || json.Unmarshal(raw, &back) != nil || back.Window != w {
+		t.Errorf("%v: %s: %+v", err, raw, back)
+	}
+	for _, text := range []string{"", "4", "4MB", "-1MiB", "0.5MiB"} {
+		if err := new(Bytes).UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q was taken", text)
+		}
+	}
+	if json.Unmarshal([]byte("-5"), new(Bytes)) == nil {
+		t.Error("a negative window was taken")
+	}
+}

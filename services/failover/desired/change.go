@@ -78,6 +78,7 @@ func sentTo(g *domain.Group, r api.GroupSetRequest) error {
 		set(&to.RateLimit, x.RateLimit)
 		set(&to.Schedule, x.Schedule)
 		set(&to.Compression, x.Compression)
+		set(&to.Window, x.Window)
 	}
 	return nil
 }

@@ -39,9 +39,9 @@ func TestAChangeIsWhatItNamesAndNothingElse(t *testing.T) {
 			}},
 		"volume removed": {api.GroupSetRequest{RemoveVolumes: []domain.VolumeID{"spare"}},
 			func(g *domain.Group) { g.Volumes = slices.Clone(g.Volumes); g.Volumes[1].Removed = true }},
-		"transport": {api.GroupSetRequest{Transports: map[domain.SiteID]domain.TransportChange{"b": {RateLimit: new(domain.Rate(1 << 20))}}},
+		"transport": {api.GroupSetRequest{Transports: map[domain.SiteID]domain.TransportChange{"b": {RateLimit: new(domain.Rate(1 << 20)), Window: new(domain.Bytes(4 << 20))}}},
 			func(g *domain.Group) {
-				g.Targets = []domain.Target{{Site: "b", Mode: domain.ModeSync, Transport: domain.Transport{RateLimit: 1 << 20}}}
+				g.Targets = []domain.Target{{Site: "b", Mode: domain.ModeSync, Transport: domain.Transport{RateLimit: 1 << 20, Window: 4 << 20}}}
 			}},
 		"checkpoints": {api.GroupSetRequest{Checkpoints: &domain.CheckpointsChange{Every: &rpo}, Durability: domain.DurabilityCached},
 			func(g *domain.Group) {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -226,6 +227,7 @@ type cluster struct {
 	quo   *register
 	nodes map[domain.SiteID]*node
 	urls  map[domain.SiteID]string
+	far   map[domain.SiteID]*farLink // ways to sites from the others, of those booted from now on
 
 	version uint64 // of the definition
 }
@@ -263,7 +265,13 @@ func newCluster(t *testing.T, modes ...domain.Mode) *cluster {
 
 func (c *cluster) dial(ctx context.Context, site domain.SiteID, service string) *bus.Mesh {
 	c.t.Helper()
-	m, err := bus.Dial(bus.Config{Site: site, Service: service, URLs: c.urls})
+	urls := maps.Clone(c.urls)
+	for to, l := range c.far {
+		if to != site {
+			urls[to] = l.url()
+		}
+	}
+	m, err := bus.Dial(bus.Config{Site: site, Service: service, URLs: urls})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 )
 
@@ -30,7 +31,7 @@ func (m *Memory) window() int {
 
 // flight is how many bytes one sender may have on their way now: they wait in the memory of the target's NATS server.
 func (m *Memory) flight() int {
-	return int(min(flightBytes, max(leastWindow, flightsBytes/max(m.serving.Load(), 1))))
+	return int(min(int64(domain.DefaultWindow), max(leastWindow, flightsBytes/max(m.serving.Load(), 1))))
 }
 
 // builder gives a buffer for the next frame.

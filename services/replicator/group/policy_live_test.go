@@ -1,6 +1,7 @@
 package group
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,97 @@ func TestARateLimitIsChangedWhileItHoldsATargetBack(t *testing.T) {
 	}
 	if !c.nodes["a"].facts.has("policy_adopted") {
 		t.Error("nobody was told")
+	}
+}
+
+// One link of a round trip of 300 ms, a window of 256 KiB, and then the largest: what is on its way at once is counted on the link.
+func TestAWindowBoundsWhatIsOnItsWayAndIsChangedLive(t *testing.T) {
+	slow(t)
+	const (
+		latency = 300 * time.Millisecond
+		small   = 256 << 10
+		each    = 64 << 10
+		beside  = 64 << 10 // what else goes to the site in so long: requests, heads, the envelopes of messages
+	)
+	c := newCluster(t, domain.ModeAsync)
+	c.via(domain.Transport{Window: small})
+	link := c.farAway("b", latency)
+	c.boot("a", "b")
+	c.promote("a", 257)
+	c.follows("a", "b")
+	before := c.target("a", "b")
+	if before.Window != small {
+		t.Fatalf("a window of %d bytes is in force", before.Window)
+	}
+	link.forget()
+	for i := range int64(96) {
+		c.nodes["a"].write(0, i*each, noise(uint64(i), each))
+	}
+	told := uint64(0)
+	eventually(t, "some of it was sent", func() bool {
+		ts := c.target("a", "b")
+		told = max(told, ts.InFlight)
+		return ts.SentBytes-before.SentBytes >= 4*small
+	})
+	if most := link.most(); most < small/2 || most > small+beside || told == 0 || told > small {
+		t.Fatalf("%d bytes were on their way at once, %d were told, of a window of %d", most, told, small)
+	}
+	link.forget()
+	left := 96*each - (c.target("a", "b").SentBytes - before.SentBytes)
+	began := time.Now()
+	c.adopt(func(g *domain.Group) { g.Targets[0].Transport = domain.Transport{} })
+	c.follows("a", "b")
+	atBest := time.Duration(float64(left) / small * float64(latency)) // with the small window
+	took, most := time.Since(began), link.most()
+	if took > atBest || most < 2*small {
+		t.Errorf("%d bytes took %s, with the small window %s at best; %d were on their way at once", left, took, atBest, most)
+	}
+	if ts := c.target("a", "b"); ts.Breaks != before.Breaks || ts.Window <= small {
+		t.Errorf("window %d, breaks %d: the stream was to go on", ts.Window, ts.Breaks-before.Breaks)
+	}
+	c.same("a", "b")
+}
+
+// Each frame is larger than the window, and goes alone.
+func TestAFrameThatIsLargerThanTheWindowGoesAlone(t *testing.T) {
+	c := newCluster(t, domain.ModeAsync)
+	c.via(domain.Transport{Window: domain.MinWindow})
+	c.boot("a", "b")
+	c.promote("a", 257)
+	c.follows("a", "b")
+	for i := range int64(6) {
+		c.nodes["a"].write(0, i<<20, noise(uint64(i), 1<<20))
+	}
+	c.follows("a", "b")
+	c.same("a", "b")
+	if ts := c.target("a", "b"); ts.Breaks != 0 {
+		t.Errorf("the stream broke %d times", ts.Breaks)
+	}
+}
+
+func TestAWindowBoundsWhatAResyncHasOnItsWay(t *testing.T) {
+	c := newCluster(t, domain.ModeAsync)
+	c.via(domain.Transport{Window: domain.MinWindow})
+	diverge(c)
+	for i := range int64(4) {
+		c.nodes["b"].write(0, i<<20, noise(uint64(i), 1<<20))
+	}
+	var pieces, most atomic.Uint64
+	look := func(place string) error {
+		if place == "stage data" { // one piece is on its way at least
+			pieces.Add(1)
+			in := c.target("b", "a").InFlight
+			for was := most.Load(); in > was && !most.CompareAndSwap(was, in); was = most.Load() {
+			}
+		}
+		return nil
+	}
+	c.nodes["a"].fail.Store(&look)
+	c.boot("a")
+	c.follows("b", "a")
+	c.same("a", "b")
+	if pieces.Load() < 4<<20/(64<<10) || most.Load() < 64<<10 || most.Load() > uint64(domain.MinWindow) {
+		t.Errorf("%d pieces, %d bytes on their way at once", pieces.Load(), most.Load())
 	}
 }
 

@@ -40,6 +40,8 @@ type sender struct {
 	deaf       bool                 // what was sent past the pipe never arrived: not in this session again
 	arrived    domain.LSN
 	sent       sentBytes
+	flying     int           // bytes of frames, or of a resync, that are sent and not acknowledged
+	room       chan struct{} // closed when a resync that waits for room in the window is to look again; nil: none waits
 	acked      domain.LSN
 	ackTime    time.Time // of the target's last frame
 	rewind     domain.LSN
@@ -317,6 +319,7 @@ func (t *sender) status(head domain.LSN) api.TargetStatus {
 	defer t.mu.Unlock()
 	st := api.TargetStatus{Site: t.site, Mode: t.how, State: t.state, DurableLSN: t.acked, ResyncBytes: t.resynced, ResyncTotal: t.total}
 	st.SentBytes, st.SentFrameBytes, st.RateLimit = t.sent.wire, t.sent.frames, t.via.Rate(time.Now())
+	st.InFlight, st.Window = uint64(t.flying), uint64(t.windowNow(t.how == domain.ModeSync))
 	for _, n := range t.s.st.sizes() {
 		st.VolumeBytes += uint64(n)
 	}

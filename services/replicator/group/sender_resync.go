@@ -179,7 +179,14 @@ func (t *sender) call(ctx context.Context, verb string, req any) error {
 
 // sendBlocks sends the content of a set of blocks, a few requests at a time, and returns when all were taken.
 func (t *sender) sendBlocks(ctx context.Context, session uint64, set *extent.Set) error {
-	return inFlight(ctx, set.Runs(resyncChunk), func(ctx context.Context, run extent.Run) error { return t.sendBlock(ctx, session, run) })
+	return inFlight(ctx, set.Runs(t.chunk()), func(ctx context.Context, run extent.Run) error { return t.sendBlock(ctx, session, run) })
+}
+
+// chunk is how much of a volume is sent at once: few enough that the window holds several.
+func (t *sender) chunk() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return min(resyncChunk, max(int64(t.windowNow(false))/resyncFlight/extent.Block, 1)*extent.Block)
 }
 
 func (t *sender) sendBlock(ctx context.Context, session uint64, run extent.Run) error {
@@ -209,6 +216,10 @@ func (t *sender) sendRecord(ctx context.Context, session uint64, rec record) err
 	if err := t.link.Take(ctx, len(b), t.weight()); err != nil {
 		return err
 	}
+	if err := t.reserve(ctx, len(b)); err != nil {
+		return err
+	}
+	defer t.release(len(b))
 	ctx, cancel := context.WithTimeout(ctx, resyncTimeout)
 	defer cancel()
 	_, err := t.conn.Request(ctx, api.QuerySubject(t.site, api.ServiceReplicator, api.VerbResyncData), b)

@@ -23,9 +23,6 @@ type flight struct {
 	settled func()
 }
 
-// flightBytes bounds what is on its way to a target.
-const flightBytes = 16 << 20
-
 // outgoing is what a stream has sent and is about to send.
 type outgoing struct {
 	w        *bus.PipeWriter
@@ -50,11 +47,13 @@ type message struct {
 // stream sends frames, until something fails.
 func (t *sender) stream(ctx context.Context, out *outgoing) error {
 	defer func() { out.place.Leave() }()
+	defer t.onTheirWay(0)
 	check := time.NewTicker(100 * time.Millisecond)
 	defer check.Stop()
 	for {
 		acked, rewind := t.progress()
 		out.settle(acked)
+		t.onTheirWay(out.bytes)
 		if rewind != 0 && rewind < out.cursor {
 			return fmt.Errorf("target %s asks for LSN %d again: %w", t.site, rewind, errRejoin)
 		}
@@ -101,12 +100,11 @@ func (o *outgoing) settle(acked domain.LSN) {
 	}
 }
 
-// fill sends frames while there are any, the bound of what is on its way allows it, and the target's rate and its turn on the
-// link do; turn says when the last two may, or when a bundle has waited for more for long enough. A synchronous target waits for
-// none of them: writes wait for it.
+// fill sends frames while there are any, the window has room for them, and the target's rate and its turn on the
+// link allow it; turn says when the last two may, or when a bundle has waited for more for long enough. A synchronous target
+// waits for none of these three, and has the largest window: writes wait for it.
 func (t *sender) fill(ctx context.Context, out *outgoing) (sent bool, turn <-chan struct{}, err error) {
-	limit := min(int(t.s.g.cfg.PipeBytes/2), t.s.g.cfg.Memory.flight())
-	for out.bytes < limit && out.turn(t.mode() == domain.ModeSync) {
+	for limit := t.window(); out.bytes < limit && out.turn(t.mode() == domain.ModeSync); limit = t.window() {
 		now := time.Now()
 		rate := t.streamRate(now)
 		if wait := t.pace.Wait(now, rate); wait > 0 {
@@ -114,6 +112,9 @@ func (t *sender) fill(ctx context.Context, out *outgoing) (sent bool, turn <-cha
 		}
 		if wait, err := t.pack(out, now); err != nil || out.next == nil {
 			return sent, wait, err
+		}
+		if out.bytes > 0 && out.bytes+len(out.next.wire) > limit {
+			return sent, nil, nil
 		}
 		if !t.mayGo(out) {
 			return sent, out.place.Come(), nil
@@ -125,10 +126,10 @@ func (t *sender) fill(ctx context.Context, out *outgoing) (sent bool, turn <-cha
 		}
 		out.next, out.place = nil, nil
 		t.pace.Sent(now, rate, len(m.wire))
-		t.count(len(m.wire), m.frames)
 		f.last, f.bytes, f.sent = m.last, len(m.wire), time.Now()
 		out.inFlight = append(out.inFlight, f)
 		out.bytes += len(m.wire)
+		t.count(len(m.wire), m.frames, out.bytes)
 		sent = true
 	}
 	return sent, nil, nil

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -89,6 +90,67 @@ func (t *sender) rate(now time.Time) domain.Rate {
 	return t.via.Rate(now)
 }
 
+// window is how many bytes may be on their way to the target now: what the policy in force says, and no more than the target's pipe
+// and the memory that all groups share take. A message that is larger goes alone.
+func (t *sender) window() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.windowNow(t.how == domain.ModeSync)
+}
+
+// windowNow is the window; the largest where an acknowledgement waits for what is sent. Under mu.
+func (t *sender) windowNow(waited bool) int {
+	most := min(int(t.s.g.cfg.PipeBytes/2), t.s.g.cfg.Memory.flight())
+	if waited {
+		return most
+	}
+	return min(most, int(t.via.WindowBytes()))
+}
+
+// reserve waits until the window has room for a piece of a resync, or for ctx to end. What it reserves is given back by release.
+func (t *sender) reserve(ctx context.Context, bytes int) error {
+	for {
+		t.mu.Lock()
+		if t.flying == 0 || t.flying+bytes <= t.windowNow(false) {
+			t.flying += bytes
+			t.mu.Unlock()
+			return nil
+		}
+		if t.room == nil {
+			t.room = make(chan struct{})
+		}
+		room := t.room
+		t.mu.Unlock()
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (t *sender) release(bytes int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.flying -= bytes
+	t.lookAgain()
+}
+
+// lookAgain lets those that wait for room look again. Under mu.
+func (t *sender) lookAgain() {
+	if t.room != nil {
+		close(t.room)
+		t.room = nil
+	}
+}
+
+// onTheirWay keeps how many bytes of a stream are.
+func (t *sender) onTheirWay(bytes int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.flying = bytes
+}
+
 // sendBy changes how the target is sent to, from the next message on; false when that is how it is.
 func (t *sender) sendBy(via domain.Transport) bool {
 	t.mu.Lock()
@@ -97,6 +159,7 @@ func (t *sender) sendBy(via domain.Transport) bool {
 		return false
 	}
 	t.via = via
+	t.lookAgain()
 	poke(t.wake)
 	return true
 }
@@ -104,9 +167,11 @@ func (t *sender) sendBy(via domain.Transport) bool {
 // weight is the group's share of a link that is too small for all.
 func (t *sender) weight() int { return transport.Weight(t.s.st.policy().Tier) }
 
-func (t *sender) count(wire, frames int) {
+// count adds a message that was sent; flying bytes are on their way with it.
+func (t *sender) count(wire, frames, flying int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.flying = flying
 	t.sent.wire += uint64(wire)
 	t.sent.frames += uint64(frames)
 }

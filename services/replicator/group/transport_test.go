@@ -68,7 +68,7 @@ func TestCompressibleDataCrossesWithFewerBytesAndTheTargetEndsIdentical(t *testi
 
 func TestNothingIsCompressedOrHeldBackForASyncTarget(t *testing.T) {
 	c := newCluster(t, domain.ModeSync)
-	c.via(domain.Transport{RateLimit: domain.MinRate, Compression: domain.CompressionS2})
+	c.via(domain.Transport{RateLimit: domain.MinRate, Compression: domain.CompressionS2, Window: domain.MinWindow})
 	c.boot("a", "b")
 	c.promote("a", 257)
 	c.follows("a", "b")
@@ -76,6 +76,8 @@ func TestNothingIsCompressedOrHeldBackForASyncTarget(t *testing.T) {
 	c.nodes["a"].write(0, 0, text)
 	if s := c.target("a", "b"); s.SentBytes != s.SentFrameBytes || s.SentBytes < 1<<20 {
 		t.Errorf("%d bytes of frames were sent as %d", s.SentFrameBytes, s.SentBytes)
+	} else if s.Window <= uint64(domain.MinWindow) {
+		t.Errorf("%d bytes may be on their way", s.Window)
 	}
 }
 
