@@ -425,8 +425,8 @@ func (c Config) validateVolumes(v *validator, f string, g Group) map[domain.Volu
 		vf := fmt.Sprintf("%s.volumes[%d]", f, j)
 		v.token(vf+".id", string(vol.ID))
 		unique(v, ids, vf+".id", vol.ID)
-		if vol.Size < 1<<20 || vol.Size%4096 != 0 {
-			v.bad(vf+".size", vol.Size.String()+" is no volume's size", "give at least 1MiB and a multiple of 4KiB")
+		if vol.Size < 1<<20 || vol.Size%4096 != 0 || vol.Size > domain.MaxVolumeBytes {
+			v.bad(vf+".size", vol.Size.String()+" is no volume's size", fmt.Sprintf("give 1MiB to %s and a multiple of 4KiB", Size(domain.MaxVolumeBytes)))
 		}
 		volumes[vol.ID] = true
 	}

@@ -169,10 +169,13 @@ type Target struct {
 	Transport Transport `json:"transport,omitzero" yaml:"transport"`
 }
 
+// MaxVolumeBytes bounds a volume: a map of its blocks, a bit for each 4 KiB, has 2 GiB then.
+const MaxVolumeBytes = 64 << 40
+
 // Volume is a block device of fixed size.
 type Volume struct {
 	ID        VolumeID `json:"id" yaml:"id"`
-	SizeBytes int64    `json:"size_bytes" yaml:"size_bytes"` // a multiple of 4096
+	SizeBytes int64    `json:"size_bytes" yaml:"size_bytes"` // a multiple of 4096, at most MaxVolumeBytes
 	// Added volumes came to the group while it ran, by a change in its order: a copy begins without them. Removed ones are served no
 	// more; they stay in the list, as their name is not given again.
 	Added   bool `json:"added,omitempty" yaml:"-"`

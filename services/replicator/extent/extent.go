@@ -186,7 +186,7 @@ func Decode(b []byte, sizes []int64) (*Set, error) {
 	}
 	r := reader{b: b[:len(b)-4]}
 	over := r.uvarint()
-	if over > uint64(len(sizes)) {
+	if r.bad || over > uint64(len(sizes)) { // a checksum of nothing is right, too: four zeroes are no set
 		return nil, fmt.Errorf("%w: of %d volumes, want %d", ErrDamaged, over, len(sizes))
 	}
 	s := New(sizes)

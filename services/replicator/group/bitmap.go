@@ -27,19 +27,38 @@ func (s *store) bitmapPath(site domain.SiteID) string {
 
 // saveBitmap makes a target's bitmap durable; only then may the ring let go of what it covers.
 func (s *store) saveBitmap(site domain.SiteID, d *dirtyMap) error {
-	b := binary.LittleEndian.AppendUint64(nil, uint64(d.base))
-	b = binary.LittleEndian.AppendUint64(b, uint64(d.upto))
 	var err error
 	if s.failpoint != nil {
 		err = s.failpoint("bitmap")
 	}
 	if err == nil {
-		err = durable.WriteFile(s.bitmapPath(site), append(b, d.set.Encode()...), 0o600)
+		err = durable.WriteFile(s.bitmapPath(site), d.encode(), 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("save dirty bitmap of target %s: %w", site, err)
 	}
 	return nil
+}
+
+// encode is the map's file: both LSNs, then the set in package extent's form.
+func (d *dirtyMap) encode() []byte {
+	b := binary.LittleEndian.AppendUint64(nil, uint64(d.base))
+	b = binary.LittleEndian.AppendUint64(b, uint64(d.upto))
+	return append(b, d.set.Encode()...)
+}
+
+// decodeDirty reads what encode made; sizes are those of the volumes. Any other bytes are extent.ErrDamaged.
+func decodeDirty(b []byte, sizes []int64) (*dirtyMap, error) {
+	if len(b) < 16 {
+		return nil, fmt.Errorf("%w: %d bytes", extent.ErrDamaged, len(b))
+	}
+	d := &dirtyMap{base: domain.LSN(binary.LittleEndian.Uint64(b)), upto: domain.LSN(binary.LittleEndian.Uint64(b[8:]))}
+	if d.upto < d.base {
+		return nil, fmt.Errorf("%w: from change %d back to %d", extent.ErrDamaged, d.base, d.upto)
+	}
+	var err error
+	d.set, err = extent.Decode(b[16:], sizes)
+	return d, err
 }
 
 // loadBitmap reads a target's bitmap, nil when there is none.
@@ -51,14 +70,11 @@ func (s *store) loadBitmap(site domain.SiteID) (*dirtyMap, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(b) < 16 {
-		return nil, fmt.Errorf("load dirty bitmap of target %s: %w", site, extent.ErrDamaged)
-	}
-	set, err := extent.Decode(b[16:], s.sizes())
+	d, err := decodeDirty(b, s.sizes())
 	if err != nil {
 		return nil, fmt.Errorf("load dirty bitmap of target %s: %w", site, err)
 	}
-	return &dirtyMap{base: domain.LSN(binary.LittleEndian.Uint64(b)), upto: domain.LSN(binary.LittleEndian.Uint64(b[8:])), set: set}, nil
+	return d, nil
 }
 
 // usableBitmap reads a target's bitmap. A damaged one is removed: it tells no more than one that is not there, and then

@@ -89,7 +89,8 @@ type staged struct {
 	at          int64 // of the payload in the file; -1: zeroes
 }
 
-// leftInStage reads a stage's file as far as it makes sense: up to the first record that is not whole, or is a frame.
+// leftInStage reads a stage's file as far as it makes sense: up to the first record that is not whole, is not of whole blocks, or is a
+// frame.
 func leftInStage(f *os.File, sizes []int64) (left *resumed, err error) {
 	left = &resumed{set: extent.New(sizes), index: make([][]staged, len(sizes)), trees: map[stretch]*hashmap.Tree{}}
 	type placed struct {
@@ -99,7 +100,8 @@ func leftInStage(f *os.File, sizes []int64) (left *resumed, err error) {
 	var all []placed
 	errEnd := errors.New("as far as it goes")
 	err = readRecords(bufio.NewReaderSize(io.NewSectionReader(f, 0, 1<<62), 1<<20), sizes, func(r record) error {
-		if r.kind == recordFrame || r.off%extent.Block != 0 {
+		whole := r.off%extent.Block == 0 && (r.length%extent.Block == 0 || r.off+r.length == sizes[r.volume])
+		if r.kind == recordFrame || !whole {
 			return errEnd
 		}
 		p := placed{staged{off: r.off, length: r.length, at: left.bytes + recordHeader}, int(r.volume)}

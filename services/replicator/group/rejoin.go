@@ -86,6 +86,9 @@ func (g *Group) sameVolumes(req api.RejoinRequest, common domain.LSN) (int, erro
 	if len(req.Table) > 0 {
 		theirs, common = req.Table, min(common, req.TableLSN)
 	}
+	if err := theirs.Check(); err != nil {
+		return 0, err
+	}
 	ours := g.store.slots().At(common)
 	theirs = theirs.At(common)
 	if len(ours) == len(theirs) && ours.Shared(theirs) == len(ours) {
@@ -255,6 +258,9 @@ func (g *Group) ResyncBegin(ctx context.Context, req api.ResyncBegin) (api.Resyn
 	if len(t) == 0 { // of an older primary
 		t = g.store.slots()
 	}
+	if err := t.Check(); err != nil {
+		return begun, fmt.Errorf("resync group %s: %w", g.id, err)
+	}
 	st, err := g.store.beginStage(req.Epoch, req.Session, t)
 	if err != nil {
 		return begun, fmt.Errorf("resync group %s: %w", g.id, err)
@@ -305,6 +311,9 @@ func (g *Group) ResyncData(b []byte) error {
 // ResyncCommit makes the stage the copy, in the background: until it is done every other change of part waits, and a
 // rejoin afterwards finds the copy at the end of what was sent.
 func (g *Group) ResyncCommit(ctx context.Context, req api.ResyncCommit) error {
+	if err := slots.Table(req.Table).Check(); err != nil {
+		return fmt.Errorf("resync group %s: %w", g.id, err)
+	}
 	end, err := g.begin(ctx)
 	if err != nil {
 		return err

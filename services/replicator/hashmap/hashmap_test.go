@@ -112,3 +112,63 @@ func FuzzDecodeQuestion(f *testing.F) {
 		}
 	})
 }
+
+// FuzzAnswer: whatever the other side answers, a walk never panics, asks for no more than its level has, ends after as many questions
+// as the tree has levels, and names blocks of the stretch, each once.
+func FuzzAnswer(f *testing.F) {
+	ours, theirs := make([]byte, 70*Block), make([]byte, 70*Block)
+	for i := range ours {
+		ours[i] = byte(i / Block)
+	}
+	copy(theirs, ours)
+	theirs[69*Block] ^= 1
+	tree, other, zero := Build(ours), Build(theirs), Build(make([]byte, len(ours)))
+	var answers, zeroes []byte
+	w := Compare(tree, zero)
+	for q, more := w.Next(); more; q, more = w.Next() {
+		a, err := other.Answer(q)
+		if err != nil || w.Take(a) != nil {
+			f.Fatal(err)
+		}
+		answers = append(answers, a...)
+	}
+	for _, level := range zero.levels {
+		zeroes = append(zeroes, level[0][:]...)
+	}
+	f.Add(answers)
+	f.Add(zeroes)
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		w := Compare(tree, zero)
+		for range tree.levels {
+			q, more := w.Next()
+			if !more {
+				break
+			}
+			if len(q.Nodes) > len(tree.levels[q.Level]) {
+				t.Fatalf("%d nodes of a level of %d", len(q.Nodes), len(tree.levels[q.Level]))
+			}
+			n := min(len(b), len(q.Nodes)*SumSize)
+			answer := b[:n]
+			if b = b[n:]; n < len(q.Nodes)*SumSize {
+				if err := w.Take(answer); !errors.Is(err, ErrDamaged) {
+					t.Fatalf("an answer that is too short: %v", err)
+				}
+				return
+			}
+			if err := w.Take(answer); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, more := w.Next(); more {
+			t.Fatal("a walk goes on below the blocks")
+		}
+		seen := map[uint32]bool{}
+		for _, n := range w.Differing() {
+			if seen[n] || int(n) >= len(tree.levels[0]) {
+				t.Fatalf("block %d, of %d", n, len(tree.levels[0]))
+			}
+			seen[n] = true
+		}
+	})
+}

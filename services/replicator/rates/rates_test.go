@@ -2,6 +2,8 @@ package rates
 
 import (
 	"context"
+	"encoding/binary"
+	"hash/crc32"
 	"log/slog"
 	"math"
 	"os"
@@ -241,4 +243,62 @@ func BenchmarkFrameOf32(b *testing.B) {
 	for range b.N {
 		r.Frame(frame, 135168)
 	}
+}
+
+// FuzzFile: whatever the file of a record holds, it is opened; a slot that is taken is read as it was written, and what is told of it
+// is in order and of the time that was asked for. head is the file's beginning, slot one of its slots, at two places.
+func FuzzFile(f *testing.F) {
+	s := Slot{At: noon.Unix(), Load: Load{Writes: 3, Bytes: 12288, Frames: 24576}, Seconds: 1, Peak: 24576, Blocks: 9, Unique: 4}
+	var b [slotBytes]byte
+	s.encode(&b)
+	second, minute := uint16(noon.Unix()%SecondsKept), uint16(noon.Unix()/60%MinutesKept)
+	f.Add([]byte(fileMagic), b[:], second, minute)
+	s.At, s.Seconds, s.Writes = 1<<62, 1<<31, 1<<63
+	s.encode(&b)
+	f.Add([]byte(fileMagic), b[:], uint16(s.At%SecondsKept), uint16(s.At/60%MinutesKept))
+	f.Add([]byte("holdfast write rates 9"), b[:8], uint16(0), uint16(0))
+	path := filepath.Join(f.TempDir(), "rates")
+	f.Fuzz(func(t *testing.T, head, slot []byte, second, minute uint16) {
+		file := make([]byte, fileBytes)
+		copy(file, head)
+		var b [slotBytes]byte
+		copy(b[:], slot)
+		for _, summed := range []bool{false, true} {
+			if summed { // so that the fuzzer gets behind the checksum
+				binary.LittleEndian.PutUint32(b[60:], crc32.Checksum(b[:60], castagnoli))
+			}
+			copy(file[secondsOffset+int(second)%SecondsKept*slotBytes:], b[:])
+			copy(file[minutesOffset+int(minute)%MinutesKept*slotBytes:], b[:])
+			if s, ok := decode(b[:]); ok {
+				var again [slotBytes]byte
+				if s.encode(&again); again != b {
+					t.Fatalf("%x became %x", b, again)
+				}
+			}
+			if err := os.WriteFile(path, file[:len(file)-len(slot)%2], 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r := Open(path)
+			if err := r.Fault(); err != nil {
+				t.Fatal(err)
+			}
+			told(t, r.Hour(noon), noon.Unix()-SecondsKept, noon.Unix())
+			told(t, r.Week(noon), noon.Unix()-MinutesKept*60, noon.Unix())
+			r.begin(noon)
+			sampled(t, r, noon.Add(time.Second))
+			r.Close()
+		}
+	})
+}
+
+// told holds slots to the time that was asked for.
+func told(t *testing.T, slots []Slot, from, to int64) {
+	t.Helper()
+	for _, s := range slots {
+		if s.At < from || s.At > to || s.Seconds == 0 {
+			t.Fatalf("a slot of second %d, of %d seconds, between %d and %d", s.At, s.Seconds, from, to)
+		}
+		from = s.At + 1
+	}
+	_ = Profile(slots, time.Second)
 }

@@ -118,3 +118,51 @@ func TestDamagedRecordIsAnErrorThatNamesItAndTheMend(t *testing.T) {
 		}
 	}
 }
+
+// FuzzLoad: whatever a record's file holds, it is loaded whole or damaged, and what is loaded is so again after it was saved.
+func FuzzLoad(f *testing.F) {
+	disk := faultdisk.New(1)
+	file := File{FS: disk, Path: "r"}
+	if err := file.Save([]byte("content")); err != nil {
+		f.Fatal(err)
+	}
+	whole := bytes.TrimRight(disk.Bytes("r"), "\x00")
+	f.Add(whole, uint8(1))
+	f.Add(append(bytes.Clone(whole[:len(magic)]), 0xff, 0xff, 0xff, 0xff), uint8(1))
+	f.Add([]byte{}, uint8(0))
+	f.Fuzz(func(t *testing.T, b []byte, pages uint8) {
+		disk := faultdisk.New(1)
+		r := File{FS: disk, Path: "r"}
+		raw, err := disk.Create(r.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := vfs.Aligned(int(pages) * vfs.PageSize)
+		if copy(p, b); len(p) > 0 {
+			_, err = raw.WriteSync(p, 0)
+		}
+		if err = errors.Join(err, raw.Close()); err != nil {
+			t.Fatal(err)
+		}
+		got, err := r.Load()
+		if err != nil {
+			if !errors.Is(err, domain.ErrInvalid) {
+				t.Fatalf("%v is not ErrInvalid", err)
+			}
+			return
+		}
+		if len(got) > len(p) {
+			t.Fatalf("%d bytes out of %d", len(got), len(p))
+		}
+		if len(got) > MaxLen {
+			return
+		}
+		got = bytes.Clone(got)
+		if err := r.Save(got); err != nil {
+			t.Fatal(err)
+		}
+		if again := load(t, r); !bytes.Equal(again, got) {
+			t.Fatalf("%d bytes became %d", len(got), len(again))
+		}
+	})
+}

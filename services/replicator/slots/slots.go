@@ -66,6 +66,19 @@ func (t Table) At(lsn domain.LSN) Table {
 	return out
 }
 
+// Check holds a table that came from elsewhere to what one may be: domain.ErrInvalid.
+func (t Table) Check() error {
+	if len(t) > MaxSlots {
+		return fmt.Errorf("a table of %d volumes, at most %d: %w", len(t), MaxSlots, domain.ErrInvalid)
+	}
+	for i, s := range t {
+		if s.SizeBytes <= 0 || s.SizeBytes > domain.MaxVolumeBytes || !domain.ValidToken(string(s.ID)) {
+			return fmt.Errorf("volume %d of a table, %q of %d bytes: %w", i, s.ID, s.SizeBytes, domain.ErrInvalid)
+		}
+	}
+	return nil
+}
+
 // Find is the index of a volume, -1 when there is none of that name.
 func (t Table) Find(id domain.VolumeID) int {
 	return slices.IndexFunc(t, func(s api.VolumeSlot) bool { return s.ID == id })
@@ -106,7 +119,7 @@ func Decode(b []byte) (Change, error) {
 	if err := json.Unmarshal(b, &c); err != nil {
 		return c, fmt.Errorf("read a change of the volumes: %w", errors.Join(err, domain.ErrInvalid))
 	}
-	if c.Index < 0 || c.Index >= MaxSlots || !domain.ValidToken(string(c.ID)) || c.SizeBytes <= 0 || c.SizeBytes%4096 != 0 {
+	if c.Index < 0 || c.Index >= MaxSlots || !domain.ValidToken(string(c.ID)) || c.SizeBytes <= 0 || c.SizeBytes%4096 != 0 || c.SizeBytes > domain.MaxVolumeBytes {
 		return c, fmt.Errorf("change of volume %d, %q of %d bytes: %w", c.Index, c.ID, c.SizeBytes, domain.ErrInvalid)
 	}
 	return c, nil

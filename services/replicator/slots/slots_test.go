@@ -89,7 +89,7 @@ func TestVolumesOfOneNameOfTwoLinesAreNotTheSame(t *testing.T) {
 }
 
 func TestAChangeFitsAMarkerAndIsReadAsItWasWritten(t *testing.T) {
-	c := Change{Index: MaxSlots - 1, ID: domain.VolumeID(strings.Repeat("v", 32)), SizeBytes: 1 << 60, Remove: true}
+	c := Change{Index: MaxSlots - 1, ID: domain.VolumeID(strings.Repeat("v", 32)), SizeBytes: domain.MaxVolumeBytes, Remove: true}
 	b := c.Encode()
 	if len(b) > 256 {
 		t.Fatalf("%d bytes", len(b))
@@ -97,9 +97,56 @@ func TestAChangeFitsAMarkerAndIsReadAsItWasWritten(t *testing.T) {
 	if got, err := Decode(b); err != nil || got != c {
 		t.Fatalf("%+v %v", got, err)
 	}
-	for _, bad := range []string{"", "{}", `{"index":-1,"id":"x","size_bytes":4096}`, `{"index":1,"id":"x/y","size_bytes":4096}`, `{"index":1,"id":"x","size_bytes":5}`} {
+	for _, bad := range []string{"", "{}", `{"index":-1,"id":"x","size_bytes":4096}`, `{"index":1,"id":"x/y","size_bytes":4096}`, `{"index":1,"id":"x","size_bytes":5}`,
+		`{"index":1,"id":"x","size_bytes":4611686018427387904}`} {
 		if _, err := Decode([]byte(bad)); !errors.Is(err, domain.ErrInvalid) {
 			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+// FuzzDecode: never panics, and a change that is taken is read again from what Encode makes of it, and fits a table without taking
+// more memory than a volume's slot.
+func FuzzDecode(f *testing.F) {
+	f.Add(add(1, "x").Encode())
+	f.Add(remove(1, "x").Encode())
+	f.Add([]byte(`{"index":4095,"id":"x","size_bytes":9223372036854771712}`))
+	f.Add([]byte(`{"INDEX":1,"id":"x","id":"y","size_bytes":4096}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := Decode(b)
+		if err != nil {
+			if !errors.Is(err, domain.ErrInvalid) {
+				t.Fatalf("%v is not ErrInvalid", err)
+			}
+			return
+		}
+		if again, err := Decode(c.Encode()); err != nil || again != c {
+			t.Fatalf("%+v became %+v (%v)", c, again, err)
+		}
+		table := Table{{ID: "data", SizeBytes: 1 << 20}, {ID: "x", SizeBytes: 4096, Born: 10, Epoch: 257}}
+		after, err := table.Apply(c, 20, 257)
+		if err != nil {
+			if !errors.Is(err, domain.ErrRefused) {
+				t.Fatalf("%v is not ErrRefused", err)
+			}
+			return
+		}
+		if err := after.Check(); err != nil || len(after) > len(table)+1 || table.Shared(after) != len(table) {
+			t.Fatalf("%+v made %+v of the table (%v)", c, after, err)
+		}
+	})
+}
+
+func TestATableFromElsewhereIsHeldToWhatOneMayBe(t *testing.T) {
+	if err := grown(t).Check(); err != nil {
+		t.Fatal(err)
+	}
+	for name, bad := range map[string]Table{
+		"too many": make(Table, MaxSlots+1), "negative": {{ID: "data", SizeBytes: -(1 << 40)}}, "nothing": {{ID: "data"}},
+		"larger than any disk": {{ID: "data", SizeBytes: domain.MaxVolumeBytes + 1}}, "a path": {{ID: "../data", SizeBytes: 4096}},
+	} {
+		if err := bad.Check(); !errors.Is(err, domain.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
