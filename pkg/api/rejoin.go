@@ -74,18 +74,26 @@ type UnfollowRequest struct {
 	Site  domain.SiteID  `json:"site"` // the primary
 }
 
-// ResyncBegin opens a staging area at the target. What an earlier resync has staged there and not committed stays in it.
+// ResyncBegin opens a staging area at the target. What an earlier resync has staged there and not committed stays in it. With Need
+// it asks about the one that is open. Errors: stale_epoch, invalid, conflict (with Need: no such stage is open).
 type ResyncBegin struct {
 	Group   domain.GroupID `json:"group"`
 	Epoch   domain.Epoch   `json:"epoch"`
 	Session uint64         `json:"session"`
 	Table   []VolumeSlot   `json:"table,omitempty"` // the primary's, by which what is sent counts its volumes
+	// Need, when not 0, is how many bytes the primary is about to send, and asks whether there is room for them. Blocks is which blocks
+	// they are of, in package extent's form; where it is empty the target goes by what was said of this stage before.
+	Need   uint64 `json:"need_bytes,omitempty"`
+	Blocks []byte `json:"blocks,omitempty"`
 }
 
 // ResyncBegun says what the stage holds already. The target's image, for the sums of resync_hash, is its old one with that
 // over it.
 type ResyncBegun struct {
 	Staged []byte `json:"staged,omitempty"` // the set of blocks staged before, in package extent's form
+	// TellsRoom says that this target answers Need: with Lacks, why there is no room for that, in words; empty: there is, or nobody knows.
+	TellsRoom bool   `json:"tells_room,omitempty"`
+	Lacks     string `json:"lacks,omitempty"`
 }
 
 // ResyncCommit makes what was staged visible at once: the target's copy then is the primary's at LSN. It is answered when

@@ -122,7 +122,7 @@ func groups() []Definition {
 			says{"fenced", "This site's copy refuses every epoch lower than the event's, for good."},
 			says{"serving_stopped", "This site no longer serves the group's volumes; the detail says why."},
 			says{"target_lost", "The primary goes on without a target that does not answer."},
-			says{"target_stalled", "A target that had everything takes no writes any more; the detail says why. It is tried again by itself. Every ten seconds at most."},
+			says{"target_stalled", "A target that had everything takes no writes any more, or has no room for what a resync is to send; the detail says why. It is tried again by itself. Every ten seconds at most."},
 			says{"target_overflowed", "The journal let go of writes that a target lacks: it needs a resync. The blocks are noted, or there was no room for that."},
 			says{"held", "What the copy is to write waits for room on the disk, for room in the journal, or for a synchronous target; the detail says which, and why. It goes on by itself."},
 			says{"resumed", "What waited goes on; the detail says for how long it did."},

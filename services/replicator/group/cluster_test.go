@@ -188,6 +188,7 @@ type node struct {
 	mute   bool         // see cluster
 	skew   atomic.Int64 // added to the clock of the leases
 	fail   atomic.Pointer[func(string) error]
+	free   atomic.Int64 // the room that its disk says it has; 0: what it has
 	portal *fakePortal
 	facts  *facts
 
@@ -315,6 +316,12 @@ func (c *cluster) boot(sites ...domain.SiteID) {
 				if c.heals != nil {
 					c.heals(target)
 				}
+			},
+			free: func(dir string) (uint64, bool) {
+				if f := n.free.Load(); f > 0 {
+					return uint64(f), true
+				}
+				return freeBytes(dir)
 			},
 			failpoint: func(place string) error {
 				if f := n.fail.Load(); f != nil {

@@ -140,6 +140,12 @@ func TestAResyncThatWasKilledGoesOnWhereItStood(t *testing.T) {
 
 func TestAStageIsReadAsFarAsItMakesSense(t *testing.T) {
 	c := newCluster(t, domain.ModeAsync)
+	c.boot("a", "b")
+	c.promote("a", 257)
+	c.nodes["a"].write(1, 0, block(1)) // what a copy without any change is sent goes into its volumes
+	c.follows("a", "b")
+	c.kill("a")
+	c.kill("b")
 	c.boot("b")
 	s := c.nodes["b"].g.store
 	st, err := s.beginStage(257, 1, s.slots())
@@ -148,13 +154,13 @@ func TestAStageIsReadAsFarAsItMakesSense(t *testing.T) {
 	}
 	one := record{kind: recordData, off: 8192, length: 8192, payload: append(block(1), block(2)...)}
 	for _, r := range []record{one, {kind: recordZero, off: 4096 * 8, length: 4096}, {kind: recordData, off: 12288, length: 4096, payload: block(3)}} {
-		if err := st.add(r.append(nil)); err != nil {
+		if err := st.add(r.append(nil), r); err != nil {
 			t.Fatal(err)
 		}
 	}
 	torn := record{kind: recordData, off: 4096 * 20, length: 4096, payload: block(9)}.append(nil)
 	torn[len(torn)-1] ^= 1
-	if err := st.add(torn); err != nil {
+	if err := st.add(torn, record{kind: recordData}); err != nil {
 		t.Fatal(err)
 	}
 	if err := st.w.Flush(); err != nil {

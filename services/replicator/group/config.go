@@ -92,6 +92,8 @@ type Config struct {
 	// Now reads the clock that leases run on; clock.Now by default.
 	Now func() clock.Time
 
+	// free is how many bytes there is room for on the disk of a folder; false: that is not known.
+	free func(dir string) (bytes uint64, known bool)
 	// historyLost is told when checkpoints were given up that ought to have been kept.
 	historyLost func(count int, reason string)
 	// failpoint, in tests, makes named places of the code stop as if the process had been killed there.
@@ -116,6 +118,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Now == nil {
 		c.Now = clock.Now
+	}
+	if c.free == nil {
+		c.free = freeBytes
 	}
 	if c.failpoint == nil {
 		c.failpoint = func(string) error { return nil }

@@ -58,6 +58,7 @@ type Group struct {
 	readers     map[domain.LSN]*reader  // checkpoints that are being read piece by piece
 
 	holds    holds
+	shortage *time.Timer // ends a hold for room that no primary asks for any more; nil: there is none
 	damage   damage
 	verifies map[domain.SiteID]*verify // the last one with each target
 	verified verified

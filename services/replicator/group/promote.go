@@ -133,7 +133,7 @@ func (g *Group) mayPromote(epoch domain.Epoch) error {
 	case epoch < st.Epoch || epoch == st.Epoch && raised != epoch:
 		return fmt.Errorf("promote group %s to epoch %s: the journal has lived through epoch %s, take a new one: %w", g.id, epoch, st.Epoch, domain.ErrStaleEpoch)
 	case g.store.seeded():
-		return fmt.Errorf("promote group %s: the copy is a seed that was never compared with a primary: promote another site's, or move the folder aside: %w", g.id, domain.ErrRefused)
+		return fmt.Errorf("promote group %s: the copy is a seed, or a first copy, that no primary has made whole yet: promote another site's, or move the folder aside: %w", g.id, domain.ErrRefused)
 	case st.Broken != nil:
 		return fmt.Errorf("promote group %s: journal: %w: %w", g.id, domain.ErrRefused, st.Broken)
 	}

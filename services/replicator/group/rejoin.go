@@ -228,6 +228,7 @@ func (g *Group) receive(ctx context.Context, epoch domain.Epoch, source []api.Li
 }
 
 func (g *Group) dropStage() {
+	g.noMoreShort()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.stage.drop()
@@ -249,6 +250,9 @@ func (g *Group) ResyncBegin(ctx context.Context, req api.ResyncBegin) (api.Resyn
 	if err := g.broken(); err != nil {
 		return begun, err
 	}
+	if req.Need > 0 {
+		return g.roomFor(req)
+	}
 	g.stopReceiver()
 	g.dropStage()
 	if err := g.applyAll(); err != nil {
@@ -268,6 +272,7 @@ func (g *Group) ResyncBegin(ctx context.Context, req api.ResyncBegin) (api.Resyn
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.stage = st
+	begun.TellsRoom = true
 	if set := st.resumed.set; set.Bytes() > 0 {
 		begun.Staged = set.Encode()
 	}
@@ -295,8 +300,9 @@ func (g *Group) ResyncData(b []byte) error {
 	if st == nil || st.epoch != epoch || st.session != session {
 		return fmt.Errorf("resync group %s: no such stage: %w", g.id, domain.ErrConflict)
 	}
+	var rec record
 	if raw, err = unpackRecord(raw); err == nil {
-		_, err = parseRecord(raw, st.sizes)
+		rec, err = parseRecord(raw, st.sizes)
 	}
 	if err != nil {
 		g.damageFound(err)
@@ -305,7 +311,7 @@ func (g *Group) ResyncData(b []byte) error {
 	if err := g.cfg.failpoint("stage data"); err != nil {
 		return err
 	}
-	return st.add(raw)
+	return st.add(raw, rec)
 }
 
 // ResyncCommit makes the stage the copy, in the background: until it is done every other change of part waits, and a

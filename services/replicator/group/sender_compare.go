@@ -124,6 +124,11 @@ func (t *sender) openStage(ctx context.Context, session uint64, set *extent.Set,
 			return nil, fmt.Errorf("compare: %w", err)
 		}
 	}
+	if begun.TellsRoom {
+		if err := t.awaitRoom(ctx, session, set); err != nil {
+			return nil, err
+		}
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.total = uint64(set.Bytes())

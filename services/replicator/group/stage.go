@@ -26,6 +26,10 @@ import (
 // A stage is what a resync has sent so far: a file of records in the order they arrived, beside the old image, which
 // stays as it is. The marker makes the records the new image: from then on they are applied, again after a crash, until
 // the journal has been reset to where they end; then the stage goes.
+//
+// A copy without any change has no old image that would have to stay: what is sent of its volumes' blocks goes into them at once,
+// and needs no room twice. Before the first of it the copy is marked, durably, as one with a seed: it is not promoted, and the next
+// resync compares it by hashes, until one was installed. The frames are staged as ever, and so is what is of other volumes.
 type stage struct {
 	epoch   domain.Epoch
 	session uint64
@@ -39,6 +43,10 @@ type stage struct {
 	// of it is new here.
 	sizes  []int64
 	shared int
+
+	direct []*volume    // of a copy without any change: its volumes; nil: everything is staged
+	mark   func() error // marks the copy; once, before the first write
+	wants  int64        // the room that the primary was told it takes; 0: nobody asked
 }
 
 // Kinds of record.
@@ -164,7 +172,15 @@ func (s *store) beginStage(epoch domain.Epoch, session uint64, t slots.Table) (*
 	if err != nil {
 		return nil, err
 	}
-	left, err := leftInStage(f, st.sizes)
+	if s.last() == 0 && !s.hist.Recording() {
+		st.direct = s.vols()[:st.shared]
+		st.mark = sync.OnceValue(func() error { return s.remember(func(m *meta) { m.Seeded = true }) })
+		err = f.Truncate(0) // what was staged before is older than what goes into the volumes from now on
+	}
+	var left *resumed
+	if err == nil {
+		left, err = leftInStage(f, st.sizes)
+	}
 	if err == nil {
 		err = f.Truncate(left.bytes)
 	}
@@ -200,12 +216,18 @@ func (s *store) countBy(t slots.Table) error {
 	return durable.WriteFile(path, b, 0o600)
 }
 
-// add keeps one encoded record. Safe for concurrent use.
-func (st *stage) add(raw []byte) error {
+// add keeps one record, raw as it is encoded. Safe for concurrent use.
+func (st *stage) add(raw []byte, r record) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.f == nil {
 		return fmt.Errorf("resync: the stage is closed: %w", domain.ErrConflict)
+	}
+	if r.kind != recordFrame && int(r.volume) < len(st.direct) {
+		if err := st.mark(); err != nil {
+			return fmt.Errorf("resync: mark the copy: %w", err)
+		}
+		return r.put(st.direct[r.volume])
 	}
 	_, err := st.w.Write(raw)
 	return err
@@ -464,12 +486,8 @@ func (b *stageBatch) flush() error {
 }
 
 func (b *stageBatch) apply(r record) error {
-	switch r.kind {
-	case recordData:
-		_, err := b.next.vols[r.volume].WriteAt(r.payload, r.off)
-		return err
-	case recordZero:
-		return b.next.vols[r.volume].Unmap(r.off, r.length)
+	if r.kind != recordFrame {
+		return r.put(b.next.vols[r.volume])
 	}
 	f, err := journal.Decode(r.payload)
 	if err != nil {
@@ -484,6 +502,15 @@ func (b *stageBatch) apply(r record) error {
 		}
 	}
 	return nil
+}
+
+// put brings a record that is no frame to its volume.
+func (r record) put(v *volume) error {
+	if r.kind == recordZero {
+		return v.Unmap(r.off, r.length)
+	}
+	_, err := v.WriteAt(r.payload, r.off)
+	return err
 }
 
 func (t *table) apply(e journal.Entry) error {
