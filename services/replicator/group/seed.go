@@ -60,9 +60,9 @@ func (s *store) seeded() bool {
 }
 
 // PlaceSeed brings an image of a volume into a group's folder, where the replicator takes it when it next starts. The
-// replicator must not have the group open. Errors: domain.ErrInvalid (another size, no such volume), domain.ErrConflict (the
+// replicator must not have the group open. progress, when not nil, is told now and then how far it is. Errors: domain.ErrInvalid (another size, no such volume), domain.ErrConflict (the
 // group is open), domain.ErrRefused (the copy has changes already).
-func PlaceSeed(ctx context.Context, dir string, def domain.Group, volume domain.VolumeID, image string) error {
+func PlaceSeed(ctx context.Context, dir string, def domain.Group, volume domain.VolumeID, image string, progress func(done, size int64)) error {
 	fail := func(err error) error { return fmt.Errorf("seed volume %s of group %s: %w", volume, def.ID, err) }
 	s := &store{group: def, dir: dir}
 	size := int64(-1)
@@ -96,7 +96,10 @@ func PlaceSeed(ctx context.Context, dir string, def domain.Group, volume domain.
 		return fail(errors.Join(err, fmt.Errorf("%s is not %d bytes long, as the volume is: %w", image, size, domain.ErrInvalid)))
 	}
 	tmp := s.seedPath(volume) + ".tmp"
-	if err := copySparse(ctx, in, tmp, size); err != nil {
+	if progress == nil {
+		progress = func(int64, int64) {}
+	}
+	if err := copySparse(ctx, in, tmp, size, progress); err != nil {
 		return fail(err)
 	}
 	if err := os.Rename(tmp, s.seedPath(volume)); err != nil {
@@ -122,8 +125,8 @@ func (s *store) unused(ctx context.Context) error {
 	return errors.Join(err, j.Close())
 }
 
-// copySparse copies an image durably, with holes where it has zeroes.
-func copySparse(ctx context.Context, in *os.File, path string, size int64) error {
+// copySparse copies an image durably, with holes where it has zeroes. progress is told after each piece.
+func copySparse(ctx context.Context, in *os.File, path string, size int64, progress func(done, size int64)) error {
 	out, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
@@ -142,6 +145,7 @@ func copySparse(ctx context.Context, in *os.File, path string, size int64) error
 		}
 		if err == nil {
 			err = ctx.Err()
+			progress(off+int64(len(part)), size)
 		}
 	}
 	return errors.Join(err, out.Sync(), out.Close())

@@ -26,8 +26,12 @@ func TestASeededTargetGetsOnlyWhatDiffers(t *testing.T) {
 	for i := range int64(16) { // what happened while it was carried
 		a.write(0, i*(256<<10), noise(uint64(500+i), 4096))
 	}
-	if err := PlaceSeed(t.Context(), b.dir, c.def, "data", image); err != nil {
+	var told []int64
+	if err := PlaceSeed(t.Context(), b.dir, c.def, "data", image, func(done, size int64) { told = append(told, done, size) }); err != nil {
 		t.Fatal(err)
+	}
+	if n := len(told); n < 2*6 || told[0] != 1<<20 || told[1] != volumeBytes || told[n-2] > volumeBytes {
+		t.Fatalf("how far it is was told as %v", told)
 	}
 	c.boot("b")
 	if st := b.g.Status(); st.Consistent {
@@ -43,7 +47,7 @@ func TestASeededTargetGetsOnlyWhatDiffers(t *testing.T) {
 		t.Fatalf("%+v", st)
 	}
 	c.kill("b")
-	if err := PlaceSeed(t.Context(), b.dir, c.def, "data", image); !errors.Is(err, domain.ErrRefused) {
+	if err := PlaceSeed(t.Context(), b.dir, c.def, "data", image, nil); !errors.Is(err, domain.ErrRefused) {
 		t.Fatalf("a seed over a copy: %v", err)
 	}
 	c.boot("b")
@@ -60,14 +64,14 @@ func TestASeedIsNeverPromoted(t *testing.T) {
 	if err := os.WriteFile(image, bytes.Repeat([]byte{7}, volumeBytes), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := PlaceSeed(t.Context(), b.dir, c.def, "none", image); !errors.Is(err, domain.ErrInvalid) {
+	if err := PlaceSeed(t.Context(), b.dir, c.def, "none", image, nil); !errors.Is(err, domain.ErrInvalid) {
 		t.Fatalf("no such volume: %v", err)
 	}
-	if err := PlaceSeed(t.Context(), b.dir, c.def, "log", image); err != nil {
+	if err := PlaceSeed(t.Context(), b.dir, c.def, "log", image, nil); err != nil {
 		t.Fatal(err)
 	}
 	c.boot("b")
-	if err := PlaceSeed(t.Context(), b.dir, c.def, "data", image); !errors.Is(err, domain.ErrConflict) {
+	if err := PlaceSeed(t.Context(), b.dir, c.def, "data", image, nil); !errors.Is(err, domain.ErrConflict) {
 		t.Fatalf("a seed into an open group: %v", err)
 	}
 	for range 2 { // a start later, too
@@ -81,7 +85,7 @@ func TestASeedIsNeverPromoted(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.kill("b")
-	if err := PlaceSeed(t.Context(), b.dir, c.def, "data", image); !errors.Is(err, domain.ErrInvalid) {
+	if err := PlaceSeed(t.Context(), b.dir, c.def, "data", image, nil); !errors.Is(err, domain.ErrInvalid) {
 		t.Fatalf("another size: %v", err)
 	}
 	c.boot("a", "b") // an empty primary: the seed's content goes
