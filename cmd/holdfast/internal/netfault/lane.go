@@ -11,11 +11,42 @@ import (
 // lane is one direction of a link: its bytes leave one after the other, whichever connection they are of.
 type lane struct {
 	mu   sync.Mutex
-	rate int64     // bytes a second, 0 without a limit
-	free time.Time // when the last byte that was given to it has left
+	rate int64         // bytes a second, 0 without a limit
+	free time.Time     // when the last byte that was given to it has left
+	cut  chan struct{} // not nil while no byte passes; closed when they do again
 }
 
-func (l *lane) set(rate int64) {
+// set cuts the lane, or mends it.
+func (l *lane) set(m Mode) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case m == Cut && l.cut == nil:
+		l.cut = make(chan struct{})
+	case m != Cut && l.cut != nil:
+		close(l.cut)
+		l.cut = nil
+	}
+}
+
+// pass waits until bytes may pass. It is false when ctx ends.
+func (l *lane) pass(ctx context.Context) bool {
+	for ctx.Err() == nil {
+		l.mu.Lock()
+		cut := l.cut
+		l.mu.Unlock()
+		if cut == nil {
+			return true
+		}
+		select {
+		case <-cut:
+		case <-ctx.Done():
+		}
+	}
+	return false
+}
+
+func (l *lane) narrow(rate int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.rate = rate

@@ -1,5 +1,5 @@
 // Package netfault is the network between the sites of the all-in-one: one TCP proxy for each direction in which a site
-// connects to another, which can be cut (bytes stand still, as on a dead link), reset, delayed, or narrowed.
+// connects to another, which can be cut (bytes stand still, as on a dead link, both ways or one), refuse, delayed, or narrowed.
 package netfault
 
 import (
@@ -17,22 +17,35 @@ type Mode int
 const (
 	// Pass lets everything through.
 	Pass Mode = iota
-	// Cut keeps connections open and moves no byte, like a link that was dug up; new connections hang.
+	// Cut keeps connections open and moves no byte, like a link that was dug up; new connections hang. That an end closed
+	// its connection does not cross either.
 	Cut
+	// Refuse resets every connection that stands, and each new one as it comes, like a firewall that rejects.
+	Refuse
+)
+
+// Way is one of the two directions in which bytes go.
+type Way int
+
+const (
+	// Forth is towards the target of the proxy, Back away from it.
+	Forth Way = iota
+	Back
 )
 
 // Proxy forwards TCP connections from its own address to a target.
 type Proxy struct {
 	target string
 	ln     net.Listener
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
 
-	mu    sync.Mutex
-	mode  Mode
-	gate  chan struct{} // closed while bytes may pass
-	delay time.Duration
-	up    lane // towards the target
-	down  lane
-	conns map[net.Conn]struct{}
+	mu     sync.Mutex
+	refuse bool
+	closed bool
+	delay  time.Duration
+	lanes  [2]lane // by Way
+	conns  map[net.Conn]struct{}
 }
 
 // Listen makes a proxy at listen (host:port, port 0 takes a free one) for target. It ends with ctx.
@@ -41,30 +54,32 @@ func Listen(ctx context.Context, listen, target string) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a link to %s: %w", target, err)
 	}
-	p := &Proxy{target: target, ln: ln, gate: make(chan struct{}), conns: map[net.Conn]struct{}{}}
-	close(p.gate)
+	ctx, stop := context.WithCancel(ctx)
+	p := &Proxy{target: target, ln: ln, stop: stop, conns: map[net.Conn]struct{}{}}
+	p.wg.Go(func() { p.accept(ctx) })
 	context.AfterFunc(ctx, p.Close)
-	go p.accept(ctx)
 	return p, nil
 }
 
 // Addr is where clients connect.
 func (p *Proxy) Addr() string { return p.ln.Addr().String() }
 
-// Set changes what happens to bytes from now on.
+// Set changes what happens to bytes from now on, both ways.
 func (p *Proxy) Set(m Mode) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if m == p.mode {
-		return
+	p.refuse = m == Refuse
+	p.mu.Unlock()
+	if m == Refuse {
+		p.Reset()
 	}
-	p.mode = m
-	if m == Cut {
-		p.gate = make(chan struct{})
-	} else {
-		close(p.gate)
+	for i := range p.lanes {
+		p.lanes[i].set(m)
 	}
 }
+
+// SetWay lets bytes pass one way, or cuts it; what happens the other way stays as it is. While one way is cut new connections hang,
+// since it takes both to make one.
+func (p *Proxy) SetWay(w Way, m Mode) { p.lanes[w].set(m) }
 
 // SetDelay is how long each byte is on its way, in either direction. Bytes follow one another without waiting for it.
 func (p *Proxy) SetDelay(d time.Duration) {
@@ -75,23 +90,37 @@ func (p *Proxy) SetDelay(d time.Duration) {
 
 // SetRate is how many bytes a second go each way, over all connections together; 0 is no limit.
 func (p *Proxy) SetRate(bytes int64) {
-	p.up.set(bytes)
-	p.down.set(bytes)
+	for i := range p.lanes {
+		p.lanes[i].narrow(bytes)
+	}
 }
 
-// Reset closes every connection that stands.
+// Reset ends every connection that stands, at both its ends.
 func (p *Proxy) Reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
-		_ = c.Close()
+		reset(c)
 	}
 }
 
-// Close ends the proxy and its connections.
+// reset ends a connection as a lost one ends: with what was under way.
+func reset(c net.Conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetLinger(0)
+	}
+	_ = c.Close()
+}
+
+// Close ends the proxy and its connections, and returns when nothing of it runs any more.
 func (p *Proxy) Close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.stop()
 	_ = p.ln.Close()
 	p.Reset()
+	p.wg.Wait()
 }
 
 func (p *Proxy) accept(ctx context.Context) {
@@ -100,35 +129,22 @@ func (p *Proxy) accept(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		go p.serve(ctx, c)
+		p.wg.Go(func() { p.serve(ctx, c) })
 	}
 }
 
-func (p *Proxy) track(c net.Conn, on bool) {
+// track keeps a connection, so that it can be reset; false when it is to end at once.
+func (p *Proxy) track(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if on {
-		p.conns[c] = struct{}{}
-	} else {
-		delete(p.conns, c)
-	}
+	p.conns[c] = struct{}{}
+	return !p.refuse && !p.closed
 }
 
-// pass waits until bytes may pass. It is false when ctx ends.
-func (p *Proxy) pass(ctx context.Context) bool {
-	for {
-		p.mu.Lock()
-		gate, mode := p.gate, p.mode
-		p.mu.Unlock()
-		if mode == Pass {
-			return true
-		}
-		select {
-		case <-gate:
-		case <-ctx.Done():
-			return false
-		}
-	}
+func (p *Proxy) untrack(c net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.conns, c)
 }
 
 func (p *Proxy) travel() time.Duration {
@@ -138,21 +154,23 @@ func (p *Proxy) travel() time.Duration {
 }
 
 func (p *Proxy) serve(ctx context.Context, near net.Conn) {
-	p.track(near, true)
-	defer p.track(near, false)
-	defer func() { _ = near.Close() }()
-	if !p.pass(ctx) {
+	defer p.untrack(near)
+	defer reset(near)
+	if !p.track(near) || !p.lanes[Forth].pass(ctx) || !p.lanes[Back].pass(ctx) {
 		return
 	}
 	far, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", p.target)
 	if err != nil {
 		return
 	}
-	p.track(far, true)
-	defer p.track(far, false)
+	defer p.untrack(far)
+	defer reset(far)
+	if !p.track(far) {
+		return
+	}
 	var wg sync.WaitGroup
-	wg.Go(func() { p.carry(ctx, far, near, &p.up) })
-	wg.Go(func() { p.carry(ctx, near, far, &p.down) })
+	wg.Go(func() { p.carry(ctx, far, near, Forth) })
+	wg.Go(func() { p.carry(ctx, near, far, Back) })
 	wg.Wait()
 }
 
@@ -162,26 +180,36 @@ type chunk struct {
 	due   time.Time
 }
 
-// carry moves bytes from src to dst until either ends, then ends both.
-func (p *Proxy) carry(ctx context.Context, dst, src net.Conn, l *lane) {
+// carry moves bytes from src to dst until either ends. The other learns of it as of a byte: once the way to it is not cut.
+func (p *Proxy) carry(ctx context.Context, dst, src net.Conn, w Way) {
+	l := &p.lanes[w]
 	way := make(chan chunk, onTheWay)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer close(way)
 		p.take(ctx, src, l, way)
 	})
+	gone := false
 	for c := range way {
-		if !p.pass(ctx) || !until(ctx, c.due) {
+		if !l.pass(ctx) || !until(ctx, c.due) {
 			break
 		}
 		if _, err := dst.Write(c.bytes); err != nil {
+			gone = true
 			break
 		}
 	}
+	wg.Go(func() {
+		for range way { // what was on its way is lost, and take must not wait for its place
+		}
+	})
+	if gone {
+		p.lanes[1-w].pass(ctx)
+	} else {
+		l.pass(ctx)
+	}
 	_ = dst.Close()
 	_ = src.Close()
-	for range way { // what was on its way is lost, and take must not wait for its place
-	}
 	wg.Wait()
 }
 
