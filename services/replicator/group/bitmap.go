@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
-	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/extent"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 )
@@ -27,14 +26,7 @@ func (s *store) bitmapPath(site domain.SiteID) string {
 
 // saveBitmap makes a target's bitmap durable; only then may the ring let go of what it covers.
 func (s *store) saveBitmap(site domain.SiteID, d *dirtyMap) error {
-	var err error
-	if s.failpoint != nil {
-		err = s.failpoint("bitmap")
-	}
-	if err == nil {
-		err = durable.WriteFile(s.bitmapPath(site), d.encode(), 0o600)
-	}
-	if err != nil {
+	if err := s.writeFile(s.bitmapPath(site), d.encode()); err != nil {
 		return fmt.Errorf("save dirty bitmap of target %s: %w", site, err)
 	}
 	return nil

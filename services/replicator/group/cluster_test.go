@@ -24,6 +24,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/pkg/natsd"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
 	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
@@ -228,7 +229,8 @@ type cluster struct {
 	quo   *register
 	nodes map[domain.SiteID]*node
 	urls  map[domain.SiteID]string
-	far   map[domain.SiteID]*farLink // ways to sites from the others, of those booted from now on
+	far   map[domain.SiteID]*farLink                 // ways to sites from the others, of those booted from now on
+	sees  map[domain.SiteID]map[domain.SiteID]string // how the replicator of a site reaches the others; without an entry as urls say
 
 	version uint64 // of the definition
 }
@@ -267,6 +269,9 @@ func newCluster(t *testing.T, modes ...domain.Mode) *cluster {
 func (c *cluster) dial(ctx context.Context, site domain.SiteID, service string) *bus.Mesh {
 	c.t.Helper()
 	urls := maps.Clone(c.urls)
+	if c.sees[site] != nil {
+		urls = maps.Clone(c.sees[site])
+	}
 	for to, l := range c.far {
 		if to != site {
 			urls[to] = l.url()
@@ -301,44 +306,51 @@ func (c *cluster) quorum(site domain.SiteID) {
 func (c *cluster) boot(sites ...domain.SiteID) {
 	c.t.Helper()
 	for _, site := range sites {
-		n := c.nodes[site]
-		ctx, cancel := context.WithCancel(context.WithoutCancel(c.t.Context()))
-		n.cancel = cancel
-		n.mesh = c.dial(ctx, site, "replicator")
-		n.portal = &fakePortal{units: map[string]target.Unit{}}
-		if n.facts == nil {
-			n.facts = &facts{}
-		}
-		cfg := Config{Site: site, Dir: n.dir, JournalBytes: 16 << 20, PipeBytes: c.pipe, Timing: c.pace, Mesh: n.mesh, Portal: n.portal, Events: n.facts, ScrubEvery: c.scrub, ScrubHeal: c.heal, ResyncPace: transport.NewBound(c.rate), Links: c.links,
-			Tracer: noop.NewTracerProvider().Tracer(""), Logger: slog.New(logTo{c.t, site}),
-			Now: func() clock.Time { return clock.Now() + clock.Time(n.skew.Load()) },
-			Healing: func(_ context.Context, target domain.SiteID) {
-				if c.heals != nil {
-					c.heals(target)
-				}
-			},
-			free: func(dir string) (uint64, bool) {
-				if f := n.free.Load(); f > 0 {
-					return uint64(f), true
-				}
-				return freeBytes(dir)
-			},
-			failpoint: func(place string) error {
-				if f := n.fail.Load(); f != nil {
-					return (*f)(place)
-				}
-				return nil
-			},
-		}
-		g, err := Open(ctx, cfg, c.def)
-		if err != nil {
+		if err := c.open(site); err != nil {
 			c.t.Fatalf("boot %s: %v", site, err)
 		}
-		n.g = g
-		n.mute = c.mute == site
-		n.listen(ctx, g)
-		c.t.Cleanup(func() { c.kill(site) })
 	}
+}
+
+// open is boot of one site, whose copy may not open.
+func (c *cluster) open(site domain.SiteID) error {
+	c.t.Helper()
+	n := c.nodes[site]
+	ctx, cancel := context.WithCancel(context.WithoutCancel(c.t.Context()))
+	n.cancel = cancel
+	n.mesh = c.dial(ctx, site, "replicator")
+	n.portal = &fakePortal{units: map[string]target.Unit{}}
+	if n.facts == nil {
+		n.facts = &facts{}
+	}
+	cfg := Config{Site: site, Dir: n.dir, JournalBytes: 16 << 20, PipeBytes: c.pipe, Timing: c.pace, Mesh: n.mesh, Portal: n.portal, Events: n.facts, ScrubEvery: c.scrub, ScrubHeal: c.heal, ResyncPace: transport.NewBound(c.rate), Links: c.links,
+		Tracer: noop.NewTracerProvider().Tracer(""), Logger: slog.New(logTo{c.t, site}),
+		Now: func() clock.Time { return clock.Now() + clock.Time(n.skew.Load()) },
+		Healing: func(_ context.Context, target domain.SiteID) {
+			if c.heals != nil {
+				c.heals(target)
+			}
+		},
+		free: func(dir string) (uint64, bool) {
+			if f := n.free.Load(); f > 0 {
+				return uint64(f), true
+			}
+			return freeBytes(dir)
+		},
+		failpoint: n.failing,
+		files:     failingFS{vfs.OS(), n},
+	}
+	g, err := Open(ctx, cfg, c.def)
+	if err != nil {
+		cancel()
+		n.mesh.Close()
+		return err
+	}
+	n.g = g
+	n.mute = c.mute == site
+	n.listen(ctx, g)
+	c.t.Cleanup(func() { c.kill(site) })
+	return nil
 }
 
 func (n *node) listen(ctx context.Context, g *Group) {

@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
 	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
@@ -98,6 +99,8 @@ type Config struct {
 	historyLost func(count int, reason string)
 	// failpoint, in tests, makes named places of the code stop as if the process had been killed there.
 	failpoint func(place string) error
+	// files is where the journal and the history are kept; in tests, a file system that fails.
+	files vfs.FS
 }
 
 const (

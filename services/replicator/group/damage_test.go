@@ -5,10 +5,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 )
@@ -131,4 +133,147 @@ func TestADamagedPieceOfAResyncIsRefusedAndSentAgain(t *testing.T) {
 	close(goOn)
 	c.follows("b", "a")
 	c.same("a", "b")
+}
+
+// holdUp keeps b's volumes back for want of room, writes three blocks that b acknowledges: they are in its ring alone.
+func holdUp(c *cluster) {
+	c.t.Helper()
+	a, b := c.nodes["a"], c.nodes["b"]
+	a.write(0, 0, block(1))
+	c.follows("a", "b")
+	c.same("a", "b")
+	b.fills("volume write")
+	for i := range int64(3) {
+		a.write(0, 4096*(i+1), block(0xacc0+uint64(i)))
+	}
+	c.told("b", api.HeldByDisk)
+	if !c.inSync() {
+		c.t.Fatal("b acknowledged nothing")
+	}
+}
+
+func TestADamagedRingOfATargetThatIsStartedAgainIsRefusedAndNamed(t *testing.T) {
+	c := newCluster(t, domain.ModeSync)
+	c.boot("a", "b")
+	c.promote("a", 257)
+	a, b := c.nodes["a"], c.nodes["b"]
+	holdUp(c)
+	c.kill("b")
+	b.fail.Store(nil)
+	b.rot("journal", block(0xacc0))
+	before, ring := b.image(0), b.file("journal")
+	err := c.open("b")
+	var damage *journal.CorruptError
+	if !errors.As(err, &damage) || damage.Path != filepath.Join(b.dir, "journal") || damage.Offset == 0 || !strings.Contains(err.Error(), "whole folder aside") {
+		t.Fatalf("opened: %v", err)
+	}
+	if !bytes.Equal(before, b.image(0)) || !bytes.Equal(ring, b.file("journal")) {
+		t.Fatal("what is damaged was changed")
+	}
+	a.write(0, 4096*9, block(9)) // it goes on without b
+	if c.inSync() {
+		t.Fatal("a copy that is not open counts as in sync")
+	}
+	if err := os.Rename(b.dir, b.dir+".aside"); err != nil { // the mend that it names
+		t.Fatal(err)
+	}
+	c.boot("b")
+	c.follows("a", "b")
+	eventually(t, "b is in sync again", c.inSync)
+	c.same("a", "b")
+}
+
+func (n *node) file(name string) []byte {
+	n.t.Helper()
+	b, err := os.ReadFile(filepath.Join(n.dir, name))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return b
+}
+
+// Nothing comes after the last frame of a ring that would show that it was whole: it is cut off as one whose write was under way.
+// The primary knows better, before it counts on the target again.
+func TestADamagedLastFrameOfATargetIsCutAndSentAgainBeforeTheTargetCounts(t *testing.T) {
+	for _, onLoss := range []domain.OnTargetLoss{domain.TargetLossDegrade, domain.TargetLossSuspend} {
+		t.Run(string(onLoss), func(t *testing.T) {
+			c := newCluster(t, domain.ModeSync)
+			c.def.OnTargetLoss = onLoss
+			c.boot("a", "b")
+			c.promote("a", 257)
+			b := c.nodes["b"]
+			holdUp(c)
+			last := b.g.store.last()
+			c.kill("b")
+			b.fail.Store(nil)
+			b.rot("journal", block(0xacc2))
+			var sets [][]domain.SiteID
+			c.quo.seen(func() { sets = append(sets, c.quo.inSync) })
+			c.boot("b")
+			if now := b.g.store.last(); now != last-1 {
+				t.Fatalf("b goes up to %d, it was %d", now, last)
+			}
+			c.follows("a", "b")
+			eventually(t, "b is in sync again", func() bool {
+				c.quo.mu.Lock()
+				defer c.quo.mu.Unlock()
+				return len(sets) > 0 && slices.Contains(sets[len(sets)-1], "b")
+			})
+			c.quo.mu.Lock()
+			first := sets[0]
+			c.quo.mu.Unlock()
+			if slices.Contains(first, "b") {
+				t.Errorf("b counted before it had all that it had acknowledged: %v", sets)
+			}
+			c.same("a", "b")
+			for i := range 3 {
+				if !bytes.Equal(b.image(0)[4096*(i+1):][:4096], block(0xacc0+uint64(i))) {
+					t.Fatalf("write %d is lost", i)
+				}
+			}
+		})
+	}
+}
+
+// The frames that wait for the volumes are read from the ring again whenever the target begins again to follow.
+func TestADamagedRingOfATargetThatFollowsAnewStopsTheCopyAndIsNeverServed(t *testing.T) {
+	c := newCluster(t, domain.ModeSync)
+	c.boot("a", "b")
+	c.promote("a", 257)
+	b := c.nodes["b"]
+	holdUp(c)
+	b.rot("journal", block(0xacc1))
+	c.kill("a")
+	c.boot("a")
+	c.promote("a", 514)
+	c.stops("b", "corrupt at offset")
+	if d := b.facts.detail("damage_found"); !strings.Contains(d, filepath.Join(b.dir, "journal")) || !strings.Contains(d, "whole folder aside") {
+		t.Errorf("told: %q", d)
+	}
+	eventually(t, "a says why", func() bool { return strings.Contains(c.target("a", "b").Error, "corrupt at offset") })
+	if n := b.g.Status().DamageFound; n != 1 {
+		t.Errorf("one damaged frame was found %d times", n)
+	}
+	b.fail.Store(nil)
+	c.kill("a")
+	set := c.quo.grant("b", 770)
+	if _, err := b.g.Promote(t.Context(), api.PromoteRequest{Group: "erp", Epoch: 770, InSync: set}); !errors.Is(err, domain.ErrRefused) || !strings.Contains(err.Error(), "corrupt at offset") {
+		t.Fatalf("promoted: %v", err)
+	}
+}
+
+// A site that dies before its target has begun anew: the promotion is what reads the ring first.
+func TestATargetWhoseRingIsDamagedIsNotPromoted(t *testing.T) {
+	c := newCluster(t, domain.ModeSync)
+	c.boot("a", "b")
+	c.promote("a", 257)
+	b := c.nodes["b"]
+	holdUp(c)
+	b.rot("journal", block(0xacc1))
+	c.kill("a")
+	set := c.quo.grant("b", 514)
+	if _, err := b.g.Promote(t.Context(), api.PromoteRequest{Group: "erp", Epoch: 514, InSync: set}); !errors.Is(err, journal.ErrCorrupt) {
+		t.Fatalf("promoted: %v", err)
+	}
+	c.stops("b", "corrupt at offset")
 }

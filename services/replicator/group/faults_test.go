@@ -184,7 +184,7 @@ func TestWithoutRoomForABitmapTheRingLetsGoAllTheSame(t *testing.T) {
 	fill(a)
 	c.follows("a", "b")
 	c.kill("b")
-	freed := a.fills("bitmap")
+	freed := a.fills("dirty-b.map: temporary file written")
 	for i := range 160 {
 		a.chunk(0, int64(i%4), byte(i))
 	}
@@ -339,7 +339,7 @@ func TestATargetThatTellsNoSumsIsSentEverything(t *testing.T) {
 	fill(a)
 	c.follows("a", "b")
 	c.kill("b")
-	a.fills("bitmap") // so that nothing tells what b lacks
+	a.fills("dirty-b.map: temporary file written") // so that nothing tells what b lacks
 	for i := range 96 {
 		a.chunk(0, int64(i%4), byte(i))
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 	"github.com/holdfast-dr/holdfast/services/replicator/rates"
 	"github.com/holdfast-dr/holdfast/services/replicator/survey"
 )
@@ -153,14 +154,26 @@ func (g *Group) fail(err error) {
 	s, r := g.session, g.receiver
 	g.mu.Unlock()
 	if first {
-		g.log.Error("group stopped", "error", err)
-		g.publish(g.ctx, "copy_failed", g.store.fence(), g.store.last(), "", err.Error())
+		g.tellFailed(err)
 	}
 	if s != nil {
 		s.fail(err)
 	}
 	if r != nil {
 		r.cancel()
+	}
+}
+
+func (g *Group) tellFailed(err error) {
+	g.log.Error("group stopped", "error", err)
+	g.publish(g.ctx, "copy_failed", g.store.fence(), g.store.last(), "", err.Error())
+}
+
+// failIfDamaged stops the group for good when its own ring is damaged where it has to be read: what stood there is nowhere else here.
+func (g *Group) failIfDamaged(err error) {
+	if errors.Is(err, journal.ErrCorrupt) && g.broken() == nil {
+		g.damageFound(err)
+		g.fail(err)
 	}
 }
 
@@ -178,10 +191,14 @@ func (g *Group) sessionEnded(s *session, began time.Time, cause error) {
 	g.session, g.volumeError = nil, nil
 	g.commit = s.st.applied()
 	lease := errors.Is(cause, domain.ErrNoLease) || errors.Is(cause, domain.ErrStaleEpoch) || errors.Is(cause, errOvertaken) || errors.Is(cause, errDemoted)
-	if !lease && !errors.Is(cause, errReplaced) && g.failure == nil {
+	failed := !lease && !errors.Is(cause, errReplaced) && g.failure == nil
+	if failed {
 		g.failure = cause
 	}
 	g.mu.Unlock()
+	if failed {
+		g.tellFailed(cause)
+	}
 	if lease && !errors.Is(cause, errDemoted) {
 		g.stoppedByItself(s, began, cause)
 	}

@@ -40,7 +40,7 @@ func (s *store) openHistory(cfg Config) error {
 	if err := errors.Join(os.RemoveAll(s.overlaysDir()), os.MkdirAll(dir, 0o700)); err != nil {
 		return err
 	}
-	hc := history.Config{FS: journal.OS(), Dir: dir, Keep: keep,
+	hc := history.Config{FS: s.files, Dir: dir, Keep: keep,
 		Log: cfg.Logger, Names: func() ([]string, error) { return namesIn(dir) }, Lost: cfg.historyLost}
 	hc.Base, hc.Sizes = s.table().past()
 	var err error

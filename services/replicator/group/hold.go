@@ -123,7 +123,7 @@ type damage struct {
 // it was used.
 func (g *Group) damageFound(err error) {
 	var c *journal.CorruptError
-	if errors.As(err, &c) { // its mend is for a copy that cannot be opened
+	if errors.As(err, &c) && g.current() != nil { // its mend is for a copy that cannot go on
 		err = fmt.Errorf("journal %s corrupt at offset %d, frame %d: %s: what it holds is sent from the volumes", c.Path, c.Offset, c.Number, c.Reason)
 	}
 	d := &g.damage

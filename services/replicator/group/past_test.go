@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -262,9 +263,10 @@ func TestAPromotionAtACheckpointThatIsKilledAnywhereIsFinished(t *testing.T) {
 		c.kill("a")
 		lsn := slices.Sorted(maps.Keys(states))[1]
 		last := b.image(0)
-		killed, n := errors.New("killed"), 0
+		killed := errors.New("killed")
+		var blocks atomic.Int32
 		stop := func(at string) error {
-			if n++; at == place && (at != "rollback block" || n > 4) {
+			if at == place && (at != "rollback block" || blocks.Add(1) > 3) {
 				return killed
 			}
 			return nil

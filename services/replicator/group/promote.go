@@ -27,6 +27,7 @@ func (g *Group) Promote(ctx context.Context, req api.PromoteRequest) (reply api.
 		return reply, err
 	}
 	defer end()
+	defer func() { g.failIfDamaged(err) }()
 	if err := g.broken(); err != nil {
 		return reply, fmt.Errorf("promote: %w", err)
 	}

@@ -62,7 +62,7 @@ func (s *store) quarantineTail(site domain.SiteID, common domain.LSN, maps []*di
 	if err != nil {
 		return nil, err
 	}
-	if err := durable.WriteFile(filepath.Join(item.Path, quarantineMap), b, 0o600); err != nil {
+	if err := s.writeFile(filepath.Join(item.Path, quarantineMap), b); err != nil {
 		return nil, fmt.Errorf("quarantine group %s: %w", s.group.ID, err)
 	}
 	return &item, errors.Join(durable.SyncDir(s.quarantineDir()), durable.SyncDir(s.dir))
@@ -70,7 +70,7 @@ func (s *store) quarantineTail(site domain.SiteID, common domain.LSN, maps []*di
 
 // keepFrames writes the frames from first on, and their extents into the map.
 func (s *store) keepFrames(item *api.Quarantined, first domain.LSN) error {
-	return writeFile(filepath.Join(item.Path, quarantineFrames), func(w *bufio.Writer) error {
+	return s.fill(filepath.Join(item.Path, quarantineFrames), func(w *bufio.Writer) error {
 		names := s.slots()
 		defer func() { item.Volumes = quarantineVolumes(names) }()
 		return s.eachFrame(first, item.LastLSN, func(f *journal.Frame) error {
@@ -122,7 +122,7 @@ func (s *store) keepBlocks(item *api.Quarantined, common domain.LSN, maps []*dir
 			set.MarkAll()
 		}
 	}
-	return writeFile(filepath.Join(item.Path, quarantineBlocks), func(w *bufio.Writer) error {
+	return s.fill(filepath.Join(item.Path, quarantineBlocks), func(w *bufio.Writer) error {
 		for run := range set.Runs(1 << 20) {
 			buf := make([]byte, run.Len)
 			if _, err := s.vols()[run.Volume].ReadAt(buf, run.Off); err != nil {
@@ -140,6 +140,11 @@ func (s *store) keepBlocks(item *api.Quarantined, common domain.LSN, maps []*dir
 		}
 		return nil
 	})
+}
+
+// fill makes a file of the quarantine, which a test may have fail at its end, by its name.
+func (s *store) fill(path string, fill func(*bufio.Writer) error) error {
+	return writeFile(path, func(w *bufio.Writer) error { return errors.Join(fill(w), s.fails(filepath.Base(path))) })
 }
 
 // writeFile makes a file durable; its folder's entry is the caller's.

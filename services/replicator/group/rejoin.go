@@ -35,6 +35,7 @@ func (g *Group) Rejoin(ctx context.Context, req api.RejoinRequest) (reply api.Re
 		return reply, err // busy, for example with what a resync has sent
 	}
 	defer end()
+	defer func() { g.failIfDamaged(err) }()
 	if err := g.mayFollow(req); err != nil {
 		return reply, err
 	}

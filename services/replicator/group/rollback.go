@@ -12,7 +12,6 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
-	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/services/replicator/extent"
 	"github.com/holdfast-dr/holdfast/services/replicator/history"
@@ -109,8 +108,11 @@ func (g *Group) rollBack(ctx context.Context, epoch domain.Epoch, lsn domain.LSN
 	if err := g.cfg.failpoint("rollback begins"); err != nil {
 		return err
 	}
-	if err := durable.WriteFile(s.rollbackPath(), b, 0o600); err != nil {
-		return err
+	if err := s.writeFile(s.rollbackPath(), b); err != nil {
+		if left := removeDurably(s.rollbackPath()); left != nil { // it may be there after all, and a start would carry it out
+			g.fail(errors.Join(err, left))
+		}
+		return g.failUnlessFull(err)
 	}
 	// The intent is durable: where there is no room, it waits for some.
 	if err := g.roomy(g.ctx, func() error { return s.finishRollback(r, g.cfg.failpoint) }); err != nil {

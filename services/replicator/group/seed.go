@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 	"github.com/holdfast-dr/holdfast/services/replicator/slots"
 )
 
@@ -64,7 +65,7 @@ func (s *store) seeded() bool {
 // group is open), domain.ErrRefused (the copy has changes already).
 func PlaceSeed(ctx context.Context, dir string, def domain.Group, volume domain.VolumeID, image string, progress func(done, size int64)) error {
 	fail := func(err error) error { return fmt.Errorf("seed volume %s of group %s: %w", volume, def.ID, err) }
-	s := &store{group: def, dir: dir}
+	s := &store{group: def, dir: dir, files: vfs.OS()}
 	size := int64(-1)
 	for _, v := range def.Volumes {
 		if v.ID == volume {
@@ -111,11 +112,11 @@ func PlaceSeed(ctx context.Context, dir string, def domain.Group, volume domain.
 // unused refuses a copy that has a change.
 func (s *store) unused(ctx context.Context) error {
 	path := filepath.Join(s.dir, "journal")
-	exists, err := journal.OS().Exists(path)
+	exists, err := s.files.Exists(path)
 	if err != nil || !exists {
 		return err
 	}
-	j, rec, err := journal.Open(ctx, journal.OS(), path, journal.Config{Group: s.group.ID})
+	j, rec, err := journal.Open(ctx, s.files, path, journal.Config{Group: s.group.ID})
 	if err != nil {
 		return err
 	}

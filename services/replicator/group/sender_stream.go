@@ -21,6 +21,7 @@ type flight struct {
 	// result tells whether the pipe took it, settled is called when a message past the pipe is settled; one is nil.
 	result  <-chan error
 	settled func()
+	crossed bool // the target's server had it, for certain
 }
 
 // outgoing is what a stream has sent and is about to send.
@@ -68,7 +69,7 @@ func (t *sender) stream(ctx context.Context, out *outgoing) error {
 		if sent {
 			continue
 		}
-		if err := t.missed(out); err != nil {
+		if err := t.missed(ctx, out); err != nil {
 			return err
 		}
 		if silent := t.silence(); silent > t.s.g.cfg.Timing.TargetTimeout {
@@ -241,19 +242,33 @@ func (o *outgoing) lost() <-chan struct{} {
 const missedAfter = 500 * time.Millisecond
 
 // missed is errRejoin when a frame that went past the pipe did not arrive: the target was heard since, more than once, and
-// knows nothing of it. When none ever did, the pipe is taken until the session ends.
-func (t *sender) missed(out *outgoing) error {
+// knows nothing of it. When none ever did, though its server has what was sent, the pipe is taken until the session ends; a line
+// that carries one way only looks the same, but for that.
+func (t *sender) missed(ctx context.Context, out *outgoing) error {
 	if !out.straight || len(out.inFlight) == 0 {
 		return nil
 	}
+	first := &out.inFlight[0]
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	first := out.inFlight[0]
-	if t.heard.Sub(first.sent) < missedAfter || max(t.arrived, t.acked) >= first.last {
+	late := t.heard.Sub(first.sent) >= missedAfter && max(t.arrived, t.acked) < first.last
+	never := t.arrived == 0
+	t.mu.Unlock()
+	if !late {
 		return nil
 	}
-	if t.arrived == 0 {
+	if never && !first.crossed {
+		ctx, cancel := context.WithTimeout(ctx, t.s.g.cfg.Timing.TargetTimeout)
+		defer cancel()
+		if err := t.conn.RoundTrip(ctx); err != nil {
+			return fmt.Errorf("target %s is heard, and does not hear: %w", t.site, err)
+		}
+		first.crossed, first.sent = true, time.Now() // heard for so long again, it would know of it
+		return nil
+	}
+	if never {
+		t.mu.Lock()
 		t.deaf = true
+		t.mu.Unlock()
 		t.s.log.Warn("nothing that goes past the pipe reaches the target, so the pipe is used; are the credentials of both sites renewed (holdfast site rotate)?", "target", string(t.site))
 	}
 	return fmt.Errorf("target %s has not got LSN %d: %w", t.site, first.last, errRejoin)

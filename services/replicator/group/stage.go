@@ -213,7 +213,7 @@ func (s *store) countBy(t slots.Table) error {
 	if b, err = json.Marshal(t); err != nil {
 		return err
 	}
-	return durable.WriteFile(path, b, 0o600)
+	return s.writeFile(path, b)
 }
 
 // add keeps one record, raw as it is encoded. Safe for concurrent use.
@@ -253,7 +253,7 @@ func (s *store) sealStage(st *stage, c api.ResyncCommit) error {
 	if st.f == nil {
 		return fmt.Errorf("resync: the stage is closed: %w", domain.ErrConflict)
 	}
-	if err := errors.Join(st.w.Flush(), st.f.Sync()); err != nil {
+	if err := errors.Join(st.w.Flush(), s.fails("stage flush"), st.f.Sync()); err != nil {
 		return fmt.Errorf("resync: make the stage durable: %w", err)
 	}
 	if err := st.check(c); err != nil {
@@ -266,7 +266,7 @@ func (s *store) sealStage(st *stage, c api.ResyncCommit) error {
 	if err := durable.SyncDir(s.dir); err != nil {
 		return err
 	}
-	return durable.WriteFile(filepath.Join(s.stageDir(), stageMarker), b, 0o600)
+	return s.writeFile(filepath.Join(s.stageDir(), stageMarker), b)
 }
 
 // check reads the stage once and refuses it when the frames do not reach from the cut to the end without a gap.

@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/history"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 	"github.com/holdfast-dr/holdfast/services/replicator/slots"
 )
 
@@ -58,6 +59,7 @@ type store struct {
 	past  past
 
 	failpoint func(place string) error // of tests
+	files     vfs.FS
 	// untracked is told that what a site lacks, up to an LSN, could not be noted; nil in tests.
 	untracked func(site domain.SiteID, upto domain.LSN, why error)
 
@@ -70,7 +72,10 @@ type store struct {
 // that had been committed is finished. Everything in the journal may have reached the volumes before a crash, so only all
 // of it gives a prefix again; and what a resync sent goes on from the journal's end.
 func openStore(ctx context.Context, cfg Config, g domain.Group) (*store, error) {
-	s := &store{group: g, dir: cfg.Dir, kept: map[string]api.Quarantined{}, failpoint: cfg.failpoint}
+	s := &store{group: g, dir: cfg.Dir, kept: map[string]api.Quarantined{}, failpoint: cfg.failpoint, files: cfg.files}
+	if s.files == nil {
+		s.files = vfs.OS()
+	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store of group %s: %w", g.ID, err)
 	}
@@ -143,7 +148,7 @@ func (s *store) takeLock() error {
 func (s *store) openJournal(ctx context.Context, cfg Config) (*journal.Recovered, error) {
 	path := filepath.Join(s.dir, "journal")
 	jcfg := journal.Config{Group: s.group.ID}
-	exists, err := journal.OS().Exists(path)
+	exists, err := s.files.Exists(path)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +157,7 @@ func (s *store) openJournal(ctx context.Context, cfg Config) (*journal.Recovered
 			return nil, err
 		}
 		jcfg.SizeBytes = cfg.JournalBytes
-		j, err := journal.Create(ctx, journal.OS(), path, jcfg)
+		j, err := journal.Create(ctx, s.files, path, jcfg)
 		if err != nil {
 			return nil, err
 		}
@@ -160,7 +165,7 @@ func (s *store) openJournal(ctx context.Context, cfg Config) (*journal.Recovered
 			return nil, err
 		}
 	}
-	j, rec, err := journal.Open(ctx, journal.OS(), path, jcfg)
+	j, rec, err := journal.Open(ctx, s.files, path, jcfg)
 	if err != nil {
 		return nil, err
 	}

@@ -77,7 +77,7 @@ func (s *store) loadTable() (slots.Table, error) {
 func (s *store) saveTable(t slots.Table) error {
 	b, err := json.Marshal(t)
 	if err == nil {
-		err = durable.WriteFile(s.tablePath(), b, 0o600)
+		err = s.writeFile(s.tablePath(), b)
 	}
 	if err != nil {
 		return fmt.Errorf("save the table of volumes: %w", err)
@@ -103,7 +103,7 @@ func (s *store) openTable(t slots.Table, create bool) error {
 func (s *store) openSlot(v api.VolumeSlot, create bool) (*volume, error) {
 	vol, err := openVolume(s.volumePath(v), v.SizeBytes, create)
 	if err == nil && s.failpoint != nil {
-		vol.full = func() error { return s.failpoint("volume write") }
+		vol.fails = s.failpoint
 	}
 	return vol, err
 }
@@ -114,6 +114,13 @@ func (s *store) fails(place string) error {
 		return nil
 	}
 	return s.failpoint(place)
+}
+
+// writeFile replaces a small file durably. Each of its steps is a place where a test may have it fail, by the file's name.
+func (s *store) writeFile(path string, b []byte) error {
+	return durable.WriteFileAt(path, b, 0o600, func(step durable.Step) error {
+		return s.fails(filepath.Base(path) + ": " + string(step))
+	})
 }
 
 func (s *store) closeVolumes(vols []*volume) {

@@ -15,9 +15,9 @@ import (
 
 // volume is one volume's sparse file. Writes go to the page cache; Sync makes them durable.
 type volume struct {
-	f    *os.File
-	size int64
-	full func() error // in tests: no room for the rest of a write; nil: never
+	f     *os.File
+	size  int64
+	fails func(place string) error // in tests: how a write or a flush fails; nil: never
 }
 
 // openVolume opens the file, or makes it when create is set: also one that a kill left made and not yet sized. A file of
@@ -54,11 +54,9 @@ func (v *volume) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || off+int64(len(p)) > v.size {
 		return 0, fmt.Errorf("write %d bytes at %d of %d: %w", len(p), off, v.size, domain.ErrInvalid)
 	}
-	if v.full != nil {
-		if err := v.full(); err != nil {
-			n, _ := v.f.WriteAt(p[:len(p)/2], off)
-			return n, err
-		}
+	if err := v.failing("volume write"); err != nil {
+		n, _ := v.f.WriteAt(p[:len(p)/2], off)
+		return n, err
 	}
 	return v.f.WriteAt(p, off)
 }
@@ -76,6 +74,9 @@ func (v *volume) Unmap(off, n int64) error {
 func (v *volume) punch(mode uint32, off, n int64) error {
 	if off < 0 || n < 0 || off > v.size-n {
 		return fmt.Errorf("zero %d bytes at %d of %d: %w", n, off, v.size, domain.ErrInvalid)
+	}
+	if err := v.failing("volume write"); err != nil {
+		return err
 	}
 	err := again(func() error { return unix.Fallocate(int(v.f.Fd()), mode, off, n) })
 	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
@@ -98,7 +99,19 @@ func (v *volume) clear() error {
 }
 
 // Sync implements journal.Volume. fdatasync is not repeated: it does not report EINTR for what it lost.
-func (v *volume) Sync() error { return unix.Fdatasync(int(v.f.Fd())) }
+func (v *volume) Sync() error {
+	if err := v.failing("volume flush"); err != nil {
+		return err
+	}
+	return unix.Fdatasync(int(v.f.Fd()))
+}
+
+func (v *volume) failing(place string) error {
+	if v.fails == nil {
+		return nil
+	}
+	return v.fails(place)
+}
 
 func again(f func() error) error {
 	for {
