@@ -5,6 +5,7 @@ import (
 	le "encoding/binary"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,26 +18,37 @@ import (
 type writer struct {
 	stop  chan struct{}
 	ended chan error
-	last  uint64 // acknowledged; to be read once it has ended
+	acked atomic.Uint64
 }
 
 const writerBlocks = replicaBytes / 4096
 
 func startWriter(ctx context.Context, disk *initiator.Session) *writer {
+	return startWriterAt(ctx, disk, 0)
+}
+
+// startWriterAt waits between two writes.
+func startWriterAt(ctx context.Context, disk *initiator.Session, pace time.Duration) *writer {
 	w := &writer{stop: make(chan struct{}), ended: make(chan error, 1)}
+	now := make(chan time.Time)
+	close(now)
 	go func() {
-		for {
+		for n := uint64(1); ; n++ {
+			turn := (<-chan time.Time)(now)
+			if pace > 0 {
+				turn = time.After(pace)
+			}
 			select {
 			case <-w.stop:
 				w.ended <- nil
 				return
-			default:
+			case <-turn:
 			}
-			if err := disk.Write(ctx, numberedBlock(w.last+1), int64((w.last+1)%writerBlocks)*4096, false); err != nil {
+			if err := disk.Write(ctx, numberedBlock(n), int64(n%writerBlocks)*4096, false); err != nil {
 				w.ended <- err
 				return
 			}
-			w.last++
+			w.acked.Store(n)
 		}
 	}()
 	return w
@@ -55,9 +67,9 @@ func (w *writer) end(t *testing.T) uint64 {
 	t.Helper()
 	close(w.stop)
 	if err := <-w.ended; err != nil {
-		t.Fatalf("write %d failed: %v", w.last+1, err)
+		t.Fatalf("write %d failed: %v", w.acked.Load()+1, err)
 	}
-	return w.last
+	return w.acked.Load()
 }
 
 // checkWritten holds a disk against what a writer wrote last to each block.

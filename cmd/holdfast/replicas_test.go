@@ -33,12 +33,14 @@ type replicas struct {
 	sees    map[domain.SiteID]map[domain.SiteID]string
 	relays  map[domain.SiteID]map[domain.SiteID]string // by which a site's replicator reaches others
 	metrics map[domain.SiteID]string                   // address of a replicator's page
+	timing  replicator.Timing
 	def     api.GroupDesired
 
 	mu     sync.Mutex
 	holder domain.SiteID
 	epoch  domain.Epoch
 	inSync []domain.SiteID
+	noted  func(set []domain.SiteID) // called when a set is asked for, before that is answered; may be nil
 }
 
 const replicaBytes = 16 << 20
@@ -51,7 +53,8 @@ func newReplicas(t *testing.T, mode domain.Mode, change ...func(*domain.Group)) 
 // newReplicasAt has more sites than a and b, to which change gives a part in the group.
 func newReplicasAt(t *testing.T, sites []domain.SiteID, mode domain.Mode, change ...func(*domain.Group)) *replicas {
 	t.Helper()
-	r := &replicas{t: t, urls: map[domain.SiteID]string{}, dirs: map[domain.SiteID]string{}, stop: map[domain.SiteID]func(){}, metrics: map[domain.SiteID]string{}, inSync: []domain.SiteID{"a"}}
+	r := &replicas{t: t, urls: map[domain.SiteID]string{}, dirs: map[domain.SiteID]string{}, stop: map[domain.SiteID]func(){}, metrics: map[domain.SiteID]string{}, inSync: []domain.SiteID{"a"},
+		timing: replicator.Timing{Pull: 50 * time.Millisecond, Retry: 50 * time.Millisecond}}
 	if mode == domain.ModeSync {
 		r.inSync = append(r.inSync, "b")
 	}
@@ -121,6 +124,9 @@ func (r *replicas) change(site domain.SiteID) func(context.Context, api.InSyncRe
 			return api.Register{}, domain.ErrNoLease
 		}
 		r.inSync = req.InSync
+		if r.noted != nil {
+			r.noted(req.InSync)
+		}
 		return api.Register{InSync: req.InSync}, nil
 	}
 }
@@ -161,8 +167,7 @@ func (r *replicas) launch(site domain.SiteID) {
 	registry := telemetry.NewRegistry(site, api.ServiceReplicator, telemetry.NewHealth(site, api.ServiceReplicator))
 	ended := make(chan error, 1)
 	go func() {
-		ended <- replicator.Run(ctx, replicator.Config{Site: site, DataDir: r.dirs[site], ISCSIListen: "127.0.0.1:0", JournalBytes: 16 << 20,
-			Timing: replicator.Timing{Pull: 50 * time.Millisecond, Retry: 50 * time.Millisecond}}, replicator.Deps{Mesh: m, Metrics: registry.For(api.ServiceReplicator)})
+		ended <- replicator.Run(ctx, replicator.Config{Site: site, DataDir: r.dirs[site], ISCSIListen: "127.0.0.1:0", JournalBytes: 16 << 20, Timing: r.timing}, replicator.Deps{Mesh: m, Metrics: registry.For(api.ServiceReplicator)})
 	}()
 	page := httptest.NewServer(http.StripPrefix("/metrics", registry.Handler()))
 	r.t.Cleanup(page.Close)
@@ -201,7 +206,7 @@ func (r *replicas) promote(site domain.SiteID, epoch domain.Epoch) *initiator.Se
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	disk, err := initiator.Dial(r.t.Context(), reply.Disks[0].URL, initiator.Options{Silence: 30 * time.Second})
+	disk, err := initiator.Dial(r.t.Context(), reply.Disks[0].URL, initiator.Options{Silence: 30 * time.Second, Timeout: 2 * time.Minute})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -209,14 +214,18 @@ func (r *replicas) promote(site domain.SiteID, epoch domain.Epoch) *initiator.Se
 	return disk
 }
 
-// follows waits until the other site has everything.
-func (r *replicas) follows(primary domain.SiteID) {
+// follows waits until the other site has everything, and gives what the primary then says.
+func (r *replicas) follows(primary domain.SiteID) (is api.GroupStatus) {
 	r.t.Helper()
 	r.until("the target follows site "+string(primary), func() bool {
 		st, err := ask1[api.ReplicatorStatus](r, primary, api.VerbStatus, api.GroupRequest{})
-		return err == nil && len(st.Groups) == 1 && len(st.Groups[0].Targets) == 1 && st.Groups[0].Targets[0].State == api.TargetStreaming &&
-			st.Groups[0].Targets[0].DurableLSN >= st.Groups[0].HeadLSN
+		if err != nil || len(st.Groups) != 1 || len(st.Groups[0].Targets) != 1 {
+			return false
+		}
+		is = st.Groups[0]
+		return is.Targets[0].State == api.TargetStreaming && is.Targets[0].DurableLSN >= is.HeadLSN
 	})
+	return is
 }
 
 // shows reports whether holdfast group show says something.
@@ -250,7 +259,7 @@ func (r *replicas) publishes(site domain.SiteID, fact, begins string) {
 
 func (r *replicas) until(what string, cond func() bool) {
 	r.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !cond(); {
+	for end := time.Now().Add(time.Minute); !cond(); { // of a machine that has much else to do
 		if time.Now().After(end) {
 			r.t.Fatalf("never: %s", what)
 		}

@@ -39,6 +39,7 @@ type sender struct {
 	direct     bool                 // the target takes frames past the pipe
 	deaf       bool                 // what was sent past the pipe never arrived: not in this session again
 	arrived    domain.LSN
+	came       time.Time // when arrived last grew
 	sent       sentBytes
 	flying     int           // bytes of frames, or of a resync, that are sent and not acknowledged
 	room       chan struct{} // closed when a resync that waits for room in the window is to look again; nil: none waits
@@ -212,7 +213,11 @@ func (t *sender) position(_ context.Context, m bus.Message) {
 		t.mu.Unlock()
 		return
 	}
-	t.heard, t.arrived = time.Now(), p.Arrived
+	t.heard = time.Now()
+	if p.Arrived > t.arrived {
+		t.came = t.heard
+	}
+	t.arrived = p.Arrived
 	moved := p.LSN > t.acked
 	if moved {
 		t.acked, t.ackTime, t.lost, t.moved = p.LSN, p.Time, false, t.heard
