@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
@@ -195,5 +196,34 @@ func TestALineThatCarriesNothingForthIsNoTargetThatTakesNothingPastThePipe(t *te
 	c.same("a", "b")
 	if got, want := c.nodes["b"].arrived(), c.nodes["a"].g.store.last(); !to.goesDirect() || got != want {
 		t.Errorf("up to %d came past the pipe, written is up to %d", got, want)
+	}
+}
+
+// Frames arrive in order: one that waits behind others, at a target whose disk takes its time, is not lost.
+func TestASyncTargetThatCatchesUpSlowlyIsSentEachFrameOnce(t *testing.T) {
+	c := newCluster(t, domain.ModeSync)
+	c.boot("a", "b")
+	c.promote("a", 257)
+	c.follows("a", "b")
+	c.kill("b")
+	a, b := c.nodes["a"], c.nodes["b"]
+	before, sent := a.g.Status().WrittenFrameBytes, c.target("a", "b").SentFrameBytes
+	for i := range int64(100) {
+		a.write(int(i%2), i/2*4096, block(uint64(i)))
+	}
+	slowDisk := func(place string) error {
+		if place == "take" {
+			time.Sleep(20 * time.Millisecond)
+		}
+		return nil
+	}
+	b.fail.Store(&slowDisk)
+	c.boot("b")
+	c.follows("a", "b")
+	eventually(t, "b is in sync again", c.inSync)
+	c.same("a", "b")
+	// What was on its way when b was killed comes twice.
+	if got, want := c.target("a", "b").SentFrameBytes-sent, a.g.Status().WrittenFrameBytes-before; got > want+want/10 {
+		t.Errorf("%d bytes of frames were sent for %d that were written", got, want)
 	}
 }

@@ -28,8 +28,9 @@ const (
 type Way int
 
 const (
-	// Forth is towards the target of the proxy, Back away from it.
+	// Forth is towards the target of the proxy.
 	Forth Way = iota
+	// Back is away from it.
 	Back
 )
 
