@@ -242,8 +242,9 @@ func (o *outgoing) lost() <-chan struct{} {
 const missedAfter = 500 * time.Millisecond
 
 // missed is errRejoin when a frame that went past the pipe did not arrive: the target was heard since, more than once, and
-// knows nothing of it, nor of others that went before: a target that works through many has them in order. When none ever did, though its server has what was sent, the pipe is taken until the session ends; a line
-// that carries one way only looks the same, but for that.
+// knows nothing of it, nor of others that went before: a target that works through many has them in order. When none ever did,
+// though its server has what was sent, the pipe is taken until the session ends; a line that carries one way only looks the
+// same, but for that.
 func (t *sender) missed(ctx context.Context, out *outgoing) error {
 	if !out.straight || len(out.inFlight) == 0 {
 		return nil
