@@ -77,7 +77,9 @@ func (g *Group) VerifyHash(_ context.Context, r api.VerifyHash) (api.VerifySums,
 
 // hashMedium hashes a stretch after letting go of its clean pages, so that what the medium has is read.
 func hashMedium(v *volume, at stretch) (*hashmap.Tree, error) {
-	_ = unix.Fadvise(int(v.f.Fd()), at.off, at.length, unix.FADV_DONTNEED) // advice
+	if c, err := v.f.SyscallConn(); err == nil { // the group may close it meanwhile
+		_ = c.Control(func(fd uintptr) { _ = unix.Fadvise(int(fd), at.off, at.length, unix.FADV_DONTNEED) }) // advice
+	}
 	return hashStretch(v, at)
 }
 
