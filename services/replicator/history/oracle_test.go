@@ -342,7 +342,7 @@ func seeds(t *testing.T, full int) int {
 }
 
 func TestEveryListedCheckpointIsWhatItWasWheneverThePowerGoes(t *testing.T) {
-	for seed := range seeds(t, 4000) {
+	for seed := range seeds(t, 1500) {
 		if err := newOracle(t, uint64(seed), mutant{}).live(12); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
