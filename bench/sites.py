@@ -63,15 +63,16 @@ class Processes:
 
 
 class Group:
-    """What a group of Sites is: its home, its target if any (site, mode), and its class."""
+    """What a group of Sites is: its home, its target if any (site, mode), its class, and whether the target keeps checkpoints."""
 
-    def __init__(self, home="a", target=None, durability="strict"):
-        self.home, self.target, self.durability = home, target, durability
+    def __init__(self, home="a", target=None, durability="strict", checkpoints=False):
+        self.home, self.target, self.durability, self.checkpoints = home, target, durability, checkpoints
 
     def config(self, name, volumes, size):
         target = "{site: %s, mode: %s}" % self.target if self.target else ""
         disks = "".join(f"      - {{id: {name}-disk{i}, size: {size}MiB}}\n" for i in range(volumes))
         return (f"  - id: {name}\n    tier: 1\n    home: {self.home}\n    targets: [{target}]\n    durability: {self.durability}\n"
+                f"    checkpoints: {{disabled: {str(not self.checkpoints).lower()}}}\n"
                 f"    on_target_loss: degrade\n    failover: manual\n    volumes:\n{disks}")
 
 
@@ -81,6 +82,8 @@ GROUPS = {
     "shared": Group(target=("c", "sync")),
     "async": Group(target=("b", "async")),
     "async-cached": Group(target=("b", "async"), durability="cached"),
+    "async-checkpoints": Group(target=("b", "async"), checkpoints=True),
+    "shared-checkpoints": Group(target=("c", "sync"), checkpoints=True),
     "there": Group(home="b"),
 }
 
