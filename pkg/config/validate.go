@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/libvirturi"
 )
 
 // validator collects problems by field.
@@ -264,10 +265,11 @@ func (c Config) validateHealth(v *validator) {
 				v.bad(f+".target", fmt.Sprintf("%q is no logical unit", p.Target), "write iscsi://host:port/iqn/lun; credentials go into chap")
 			}
 		case "libvirt", "guest-agent":
-			u, err := url.Parse(p.Target)
-			if err != nil || u.Scheme == "" || u.Path == "" || u.User != nil {
-				v.bad(f+".target", fmt.Sprintf("%q is no libvirt URI", p.Target), "write it like qemu:///system or qemu+tcp://host/system, with #DOMAIN for one of its domains")
-			} else if p.Kind == "guest-agent" && u.Fragment == "" {
+			u, err := libvirturi.Parse(p.Target)
+			if err != nil {
+				v.bad(f+".target", fmt.Sprintf("%q is no libvirt URI that a probe reaches", p.Target),
+					"write it like qemu:///system, qemu:///session?socket=FILE or qemu+tcp://host/system, with #DOMAIN for one of its domains")
+			} else if p.Kind == "guest-agent" && u.Domain == "" {
 				v.bad(f+".target", fmt.Sprintf("%q names no guest", p.Target), "write the domain after the URI: qemu:///system#dc1")
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/chap"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/initiator"
+	"github.com/holdfast-dr/holdfast/pkg/libvirturi"
 	"github.com/holdfast-dr/holdfast/services/health/assess"
 )
 
@@ -63,8 +64,8 @@ func (p Probe) Validate() error {
 		}
 		return nil
 	case ProbeLibvirt, ProbeGuestAgent:
-		h, err := parseHypervisor(p.Target)
-		if err == nil && p.How == ProbeGuestAgent && h.domain == "" {
+		h, err := libvirturi.Parse(p.Target)
+		if err == nil && p.How == ProbeGuestAgent && h.Domain == "" {
 			err = fmt.Errorf("%q: whose guest agent? Write the domain after #: %w", p.Target, domain.ErrInvalid)
 		}
 		if err != nil {
@@ -102,7 +103,8 @@ func (p Probe) check(client *http.Client) func(ctx context.Context) error {
 	case ProbeNATS:
 		return func(ctx context.Context) error { return greeted(ctx, p.Target) }
 	case ProbeLibvirt, ProbeGuestAgent:
-		h, err := parseHypervisor(p.Target)
+		u, err := libvirturi.Parse(p.Target)
+		h := hypervisor(u)
 		switch {
 		case err != nil:
 			return func(context.Context) error { return err }

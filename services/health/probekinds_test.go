@@ -106,17 +106,3 @@ func TestProbesThatCannotBeAreRefused(t *testing.T) {
 		}
 	}
 }
-
-func TestALibvirtURISaysWhereItsDaemonIs(t *testing.T) {
-	for text, want := range map[string]hypervisor{
-		"qemu:///system":                             {"unix", "/run/libvirt/libvirt-sock", "qemu:///system", ""},
-		"qemu+unix:///system#dc1":                    {"unix", "/run/libvirt/libvirt-sock", "qemu:///system", "dc1"},
-		"qemu:///session?socket=/run/user/1000/sock": {"unix", "/run/user/1000/sock", "qemu:///session", ""},
-		"qemu+tcp://10.0.0.7/system#dc1":             {"tcp", "10.0.0.7:16509", "qemu:///system", "dc1"},
-		"xen+tcp://[2001:db8::1]:99/system":          {"tcp", "[2001:db8::1]:99", "xen:///system", ""},
-	} {
-		if got, err := parseHypervisor(text); err != nil || got != want {
-			t.Errorf("%s: %+v, %v, want %+v", text, got, err, want)
-		}
-	}
-}
