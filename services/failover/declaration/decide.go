@@ -47,10 +47,10 @@ func begin(s State, in Input) *decision {
 		since, known := s.Lost[site]
 		silent, wasSilent := s.Silent[site]
 		if known && !loss.Confirmed && !loss.Suspected && !loss.Well { // health doubts itself: that is no news of the site
-			d.s.Lost[site], d.s.Silent[site] = since, in.Now
-			if wasSilent {
-				d.s.Silent[site] = silent
+			if !wasSilent {
+				silent = in.Now
 			}
+			d.s.Lost[site], d.s.Silent[site] = since, silent
 			d.lost = append(d.lost, site)
 			continue
 		}
@@ -291,7 +291,7 @@ func (d *decision) pending(x *api.Declaration, g *api.DeclaredGroup, want api.Gr
 		g.Needed, d.changed[x.ID] = need, true
 	}
 	missing := max(1, need) - len(g.Approvals)
-	lasted := d.lasted(x.Site)
+	lasted := d.in.Now - d.s.Lost[x.Site] // of a loss that is confirmed
 	switch {
 	case missing <= 0:
 		last := g.Approvals[len(g.Approvals)-1]
@@ -319,15 +319,6 @@ func (d *decision) pending(x *api.Declaration, g *api.DeclaredGroup, want api.Gr
 func (d *decision) silent(site domain.SiteID) bool {
 	_, ok := d.s.Silent[site]
 	return ok
-}
-
-// lasted is how long a loss that is confirmed has been so, without the times in which health said nothing.
-func (d *decision) lasted(site domain.SiteID) time.Duration {
-	until := d.in.Now
-	if silent, ok := d.s.Silent[site]; ok {
-		until = silent
-	}
-	return until - d.s.Lost[site]
 }
 
 // expire drops words that were given too long ago, or for another epoch.

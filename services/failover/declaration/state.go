@@ -18,7 +18,8 @@ const keptActs = 200
 // State is the declarations that this site leads, oldest first, and what is not durable about them. It is never changed in place.
 type State struct {
 	List []api.Declaration
-	Lost map[domain.SiteID]time.Duration // since when each site is confirmed lost, on the clock of Input.Now
+	// Lost is since when each site is confirmed lost, on the clock of Input.Now; later by the time in which health said nothing of it.
+	Lost map[domain.SiteID]time.Duration
 	// Silent is since when health says nothing of one that was confirmed lost before. Its hold-down stands still meanwhile.
 	Silent map[domain.SiteID]time.Duration
 }
