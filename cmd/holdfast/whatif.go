@@ -162,7 +162,7 @@ func liveState(ctx context.Context, r *remote) (whatif.State, error) {
 		return whatif.State{}, err
 	}
 	st := whatif.State{Plan: site.QuorumPlan(cfg), Votes: map[domain.GroupID]whatif.Vote{}, Loss: map[domain.GroupID]map[domain.SiteID]api.LossEstimate{},
-		Copies: map[domain.GroupID]map[domain.SiteID]api.GroupStatus{}, Dead: map[domain.HostID]bool{}, Runs: map[domain.GroupID]api.Run{}, Prevented: map[domain.SiteID]bool{}, At: time.Now()}
+		Copies: map[domain.GroupID]map[domain.SiteID]api.GroupStatus{}, Dead: map[domain.HostID]bool{}, Runs: map[domain.GroupID]api.Run{}, Prevented: map[domain.SiteID]bool{}, Unreached: map[domain.SiteID]map[core.VoterID]bool{}, At: time.Now()}
 	found, why := false, error(nil)
 	for _, s := range all {
 		if !s.Reachable || s.Quorum == nil {
@@ -246,9 +246,6 @@ func noteLinks(st *whatif.State, s siteStatus) {
 
 // noteVoters takes over which voters a site does not reach, of those that answer by no site's server.
 func noteVoters(st *whatif.State, s siteStatus) {
-	if st.Unreached == nil {
-		st.Unreached = map[domain.SiteID]map[core.VoterID]bool{}
-	}
 	st.Unreached[s.Site] = map[core.VoterID]bool{}
 	for _, v := range s.Quorum.Voters {
 		if !v.Reachable && (v.Site == "" || core.Kind(v.Kind).Passive()) {

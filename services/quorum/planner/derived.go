@@ -297,9 +297,7 @@ func (c *check) filesDiffer() {
 
 // sameVotes reports whether two sites count the same: one that is left out has no vote.
 func sameVotes(a, b core.Weights) bool {
-	all := maps.Clone(a)
-	maps.Copy(all, b)
-	for id := range all {
+	for _, id := range slices.AppendSeq(slices.Collect(maps.Keys(a)), maps.Keys(b)) {
 		if a[id] != b[id] {
 			return false
 		}
