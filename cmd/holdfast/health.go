@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,26 +100,25 @@ func (h *watching) probe(cmd *cobra.Command) error {
 		return fmt.Errorf("health probe: %w: the file has no health.probes (docs/operations/health.md)", domain.ErrNotFound)
 	}
 	all := site.ProbeOnce(cmd.Context(), cfg)
-	failed := 0
-	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "OBJECT\tPROBE\tTOOK\tRESULT")
-	for _, p := range all {
-		result := "well"
-		if p.Error != "" {
-			failed++
-			result = p.Error
-		}
-		fmt.Fprintf(w, "%s\t%s %s\t%s\t%s\n", p.Of, p.Kind, p.Target, p.TookNs.Round(time.Millisecond), result)
-	}
 	if h.output == "json" {
 		err = printJSON(cmd.OutOrStdout(), map[string]any{"site": cfg.Site, "probes": all})
 	} else {
-		err = w.Flush()
+		err = printProbed(cmd.OutOrStdout(), all)
 	}
-	if failed > 0 {
-		err = errors.Join(err, fmt.Errorf("%d of %d probes failed", failed, len(all)))
+	failed := slices.DeleteFunc(all, func(p site.Probed) bool { return p.Error == "" })
+	if len(failed) > 0 {
+		err = errors.Join(err, fmt.Errorf("%d of %d probes failed", len(failed), len(cfg.Health.Probes)))
 	}
 	return err
+}
+
+func printProbed(out io.Writer, all []site.Probed) error {
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "OBJECT\tPROBE\tTOOK\tRESULT")
+	for _, p := range all {
+		fmt.Fprintf(w, "%s\t%s %s\t%s\t%s\n", p.Of, p.Kind, p.Target, p.TookNs.Round(time.Millisecond), cmp.Or(p.Error, "well"))
+	}
+	return w.Flush()
 }
 
 func (h *watching) maintain(cmd *cobra.Command, r api.MaintenanceChange) error {
