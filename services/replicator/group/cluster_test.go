@@ -229,8 +229,7 @@ type cluster struct {
 	quo   *register
 	nodes map[domain.SiteID]*node
 	urls  map[domain.SiteID]string
-	far   map[domain.SiteID]*farLink                 // ways to sites from the others, of those booted from now on
-	sees  map[domain.SiteID]map[domain.SiteID]string // how the replicator of a site reaches the others; without an entry as urls say
+	far   map[domain.SiteID]*farLink // ways to sites from the others, of those booted from now on
 
 	version uint64 // of the definition
 }
@@ -269,9 +268,6 @@ func newCluster(t *testing.T, modes ...domain.Mode) *cluster {
 func (c *cluster) dial(ctx context.Context, site domain.SiteID, service string) *bus.Mesh {
 	c.t.Helper()
 	urls := maps.Clone(c.urls)
-	if c.sees[site] != nil {
-		urls = maps.Clone(c.sees[site])
-	}
 	for to, l := range c.far {
 		if to != site {
 			urls[to] = l.url()

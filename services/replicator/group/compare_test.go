@@ -97,27 +97,33 @@ func TestWithRingAndMapLostOnlyWhatDiffersIsSent(t *testing.T) {
 	}
 }
 
+// killedAtPiece has a target die with a piece of what a resync sends, and take none after it; hit is closed then.
+func (n *node) killedAtPiece(number int32) (hit <-chan struct{}) {
+	var pieces atomic.Int32
+	reached := make(chan struct{})
+	stop := func(place string) error {
+		if place != "stage data" {
+			return nil
+		}
+		piece := pieces.Add(1)
+		if piece == number {
+			close(reached)
+		}
+		if piece >= number {
+			return errKilled
+		}
+		return nil
+	}
+	n.fail.Store(&stop)
+	return reached
+}
+
 func TestAResyncThatWasKilledGoesOnWhereItStood(t *testing.T) {
 	slow(t)
 	for _, dead := range []domain.SiteID{"b", "a"} {
 		t.Run(string(dead), func(t *testing.T) {
 			c, differ, _ := forgotten(t)
-			var pieces atomic.Int32
-			hit := make(chan struct{})
-			stop := func(place string) error {
-				if place != "stage data" {
-					return nil
-				}
-				n := pieces.Add(1)
-				if n == 150 {
-					close(hit)
-				}
-				if n >= 150 {
-					return errKilled
-				}
-				return nil
-			}
-			c.nodes["b"].fail.Store(&stop)
+			hit := c.nodes["b"].killedAtPiece(150)
 			c.boot("b")
 			<-hit
 			c.kill(dead)

@@ -235,8 +235,9 @@ func TestADamagedLastFrameOfATargetIsCutAndSentAgainBeforeTheTargetCounts(t *tes
 	}
 }
 
-// The frames that wait for the volumes are read from the ring again whenever the target begins again to follow.
-func TestADamagedRingOfATargetThatFollowsAnewStopsTheCopyAndIsNeverServed(t *testing.T) {
+// rottenRing is a site b whose ring holds acknowledged frames that its volumes wait for, one of them damaged, after the loss of its primary.
+func rottenRing(t *testing.T) (*cluster, *node) {
+	t.Helper()
 	c := newCluster(t, domain.ModeSync)
 	c.boot("a", "b")
 	c.promote("a", 257)
@@ -244,6 +245,12 @@ func TestADamagedRingOfATargetThatFollowsAnewStopsTheCopyAndIsNeverServed(t *tes
 	holdUp(c)
 	b.rot("journal", block(0xacc1))
 	c.kill("a")
+	return c, b
+}
+
+// The frames that wait for the volumes are read from the ring again whenever the target begins again to follow.
+func TestADamagedRingOfATargetThatFollowsAnewStopsTheCopyAndIsNeverServed(t *testing.T) {
+	c, b := rottenRing(t)
 	c.boot("a")
 	c.promote("a", 514)
 	c.stops("b", "corrupt at offset")
@@ -264,13 +271,7 @@ func TestADamagedRingOfATargetThatFollowsAnewStopsTheCopyAndIsNeverServed(t *tes
 
 // A site that dies before its target has begun anew: the promotion is what reads the ring first.
 func TestATargetWhoseRingIsDamagedIsNotPromoted(t *testing.T) {
-	c := newCluster(t, domain.ModeSync)
-	c.boot("a", "b")
-	c.promote("a", 257)
-	b := c.nodes["b"]
-	holdUp(c)
-	b.rot("journal", block(0xacc1))
-	c.kill("a")
+	c, b := rottenRing(t)
 	set := c.quo.grant("b", 514)
 	if _, err := b.g.Promote(t.Context(), api.PromoteRequest{Group: "erp", Epoch: 514, InSync: set}); !errors.Is(err, journal.ErrCorrupt) {
 		t.Fatalf("promoted: %v", err)

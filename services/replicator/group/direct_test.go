@@ -2,10 +2,6 @@ package group
 
 import (
 	"errors"
-	"io"
-	"net"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -98,79 +94,12 @@ func TestWhereNothingArrivesPastThePipeThePipeIsUsed(t *testing.T) {
 	}
 }
 
-// deafLine carries connections to an address; while it is deaf nothing that is sent there.
-type deafLine struct {
-	t    *testing.T
-	ln   net.Listener
-	mu   sync.Mutex
-	cond *sync.Cond
-	deaf bool
-}
-
-func newDeafLine(t *testing.T, to string) *deafLine {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &deafLine{t: t, ln: ln}
-	l.cond = sync.NewCond(&l.mu)
-	var wg sync.WaitGroup
-	t.Cleanup(func() { _ = ln.Close(); l.set(false); wg.Wait() })
-	wg.Go(func() {
-		for {
-			near, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			far, err := net.Dial("tcp", to)
-			if err != nil {
-				_ = near.Close()
-				continue
-			}
-			wg.Go(func() {
-				_, _ = io.Copy(near, far)
-				_, _ = near.Close(), far.Close()
-			})
-			wg.Go(func() {
-				_, _ = io.Copy(far, l.heard(near))
-				_, _ = near.Close(), far.Close()
-			})
-		}
-	})
-	return l
-}
-
-func (l *deafLine) set(deaf bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.deaf = deaf
-	l.cond.Broadcast()
-}
-
-// heard gives what is read on only while the line is not deaf.
-func (l *deafLine) heard(from io.Reader) io.Reader {
-	return readerFunc(func(p []byte) (int, error) {
-		n, err := from.Read(p)
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		for l.deaf {
-			l.cond.Wait()
-		}
-		return n, err
-	})
-}
-
-type readerFunc func([]byte) (int, error)
-
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
-
 // The target is heard all the while, and tells of no frame: not because it takes none past the pipe, but because none left.
 func TestALineThatCarriesNothingForthIsNoTargetThatTakesNothingPastThePipe(t *testing.T) {
 	c := newCluster(t, domain.ModeSync)
 	c.def.OnTargetLoss = domain.TargetLossSuspend
-	line := newDeafLine(t, strings.TrimPrefix(c.urls["b"], "nats://"))
-	c.sees = map[domain.SiteID]map[domain.SiteID]string{"a": {"a": c.urls["a"], "b": "nats://" + line.ln.Addr().String()}}
+	line := c.farAway("b", 0)
+	t.Cleanup(func() { line.deafen(false) })
 	c.boot("a", "b")
 	c.promote("a", 257)
 	c.nodes["a"].write(0, 0, block(1))
@@ -185,10 +114,10 @@ func TestALineThatCarriesNothingForthIsNoTargetThatTakesNothingPastThePipe(t *te
 	})
 	c.follows("a", "b")
 	to, breaks := c.nodes["a"].g.current().senders.get("b"), c.target("a", "b").Breaks
-	line.set(true)
+	line.deafen(true)
 	done := submit(c.nodes["a"].unit(0), &target.Command{Op: target.OpWrite, Off: 4096, Len: 4096, Data: block(2)})
 	eventually(t, "the stream breaks off", func() bool { return c.target("a", "b").Breaks > breaks || !to.goesDirect() })
-	line.set(false)
+	line.deafen(false)
 	if err := await(t, done); err != nil {
 		t.Fatal(err)
 	}

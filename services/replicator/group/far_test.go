@@ -9,7 +9,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
 
-// farLink is a way to a site whose answers take a while, and which notes what is sent there.
+// farLink is a way to a site whose answers take a while, and which notes what is sent there. While it is deaf nothing is.
 type farLink struct {
 	ln      net.Listener
 	to      string
@@ -17,6 +17,7 @@ type farLink struct {
 
 	mu   sync.Mutex
 	sent []passed
+	deaf chan struct{} // closed when it is deaf no more; nil: it is not
 }
 
 // passed is how many bytes had gone to the site by a moment.
@@ -67,10 +68,34 @@ func (l *farLink) forward(near, far net.Conn) {
 		if err != nil {
 			return
 		}
+		l.hear()
 		l.note(n)
 		if _, err := far.Write(buf[:n]); err != nil {
 			return
 		}
+	}
+}
+
+// deafen keeps what is sent to the site from it, or lets it come there again.
+func (l *farLink) deafen(deaf bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case deaf && l.deaf == nil:
+		l.deaf = make(chan struct{})
+	case !deaf && l.deaf != nil:
+		close(l.deaf)
+		l.deaf = nil
+	}
+}
+
+// hear returns when it is not deaf.
+func (l *farLink) hear() {
+	l.mu.Lock()
+	deaf := l.deaf
+	l.mu.Unlock()
+	if deaf != nil {
+		<-deaf
 	}
 }
 

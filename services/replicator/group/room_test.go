@@ -85,22 +85,7 @@ func TestAFirstCopyNeedsNoRoomTwiceAndIsNoneUntilItIsWhole(t *testing.T) {
 		a.write(0, i<<20, noise(uint64(i)+1, 1<<20))
 	}
 	fillRing(t, a, 1)
-	var pieces atomic.Int32
-	hit := make(chan struct{})
-	stop := func(place string) error {
-		if place != "stage data" {
-			return nil
-		}
-		n := pieces.Add(1)
-		if n == 8 {
-			close(hit)
-		}
-		if n >= 8 {
-			return errKilled
-		}
-		return nil
-	}
-	b.fail.Store(&stop)
+	hit := b.killedAtPiece(8)
 	b.free.Store(8 << 20)
 	c.boot("b")
 	<-hit

@@ -61,8 +61,8 @@ func (s *store) seeded() bool {
 }
 
 // PlaceSeed brings an image of a volume into a group's folder, where the replicator takes it when it next starts. The
-// replicator must not have the group open. progress, when not nil, is told now and then how far it is. Errors: domain.ErrInvalid (another size, no such volume), domain.ErrConflict (the
-// group is open), domain.ErrRefused (the copy has changes already).
+// replicator must not have the group open. progress, when not nil, is told now and then how far it is. Errors: domain.ErrInvalid
+// (another size, no such volume), domain.ErrConflict (the group is open), domain.ErrRefused (the copy has changes already).
 func PlaceSeed(ctx context.Context, dir string, def domain.Group, volume domain.VolumeID, image string, progress func(done, size int64)) error {
 	fail := func(err error) error { return fmt.Errorf("seed volume %s of group %s: %w", volume, def.ID, err) }
 	s := &store{group: def, dir: dir, files: vfs.OS()}
