@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/sitestest"
 	"github.com/holdfast-dr/holdfast/cmd/holdfast/internal/whatif"
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -85,22 +86,8 @@ func (f *fleet) ask(into any, args ...string) bool {
 	return len(out) > 0 && json.Unmarshal(out, into) == nil
 }
 
-// shown is what group show tells that counts here.
-type shown struct {
-	Copies map[string]struct {
-		Serving bool       `json:"serving"`
-		Disks   []api.Disk `json:"disks"`
-		Targets []struct {
-			Site   string `json:"site"`
-			State  string `json:"state"`
-			InSync bool   `json:"in_sync"`
-			Lag    int64  `json:"lag_bytes"`
-		} `json:"targets"`
-	} `json:"copies"`
-}
-
 // serving is where a group is served, of the sites that run.
-func (f *fleet) serving(g domain.GroupID) (at []string, got shown) {
+func (f *fleet) serving(g domain.GroupID) (at []string, got sitestest.Shown) {
 	if !f.ask(&got, "group", "show", string(g)) {
 		return nil, got
 	}

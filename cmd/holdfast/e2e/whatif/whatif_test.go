@@ -131,8 +131,11 @@ func (f *fleet) lostBefore() {
 
 // fallBehind writes more into the group whose targets lag than they take, and gives how many blocks.
 func (f *fleet) fallBehind() int {
+	if f.late == "" {
+		return 0
+	}
 	at, got := f.serving(f.late)
-	if f.late == "" || len(at) != 1 {
+	if len(at) != 1 {
 		return 0
 	}
 	s, err := initiator.Dial(f.t.Context(), got.Copies[at[0]].Disks[0].URL, initiator.Options{})
