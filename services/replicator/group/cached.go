@@ -2,6 +2,7 @@ package group
 
 import (
 	"cmp"
+	"slices"
 	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -130,6 +131,11 @@ func (c *cache) applied(b *batch) {
 
 // behind is closed when the volume shows everything that was acknowledged in a range; nil when it does already.
 func (s *session) behind(volume int, off, length int64) <-chan struct{} {
+	if s.shownBehind.Load() > 0 {
+		if shown := s.answeredAhead(volume, off, length); shown != nil {
+			return shown
+		}
+	}
 	c := &s.cache
 	if c.busy.Load() == 0 {
 		return nil
@@ -146,15 +152,44 @@ func (s *session) behind(volume int, off, length int64) <-chan struct{} {
 	return nil
 }
 
+// answeredAhead is closed when the volume shows the newest frame that was answered and is at a range; nil when it shows all of them.
+func (s *session) answeredAhead(volume int, off, length int64) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range slices.Backward(s.unapplied) {
+		for i := range b.frame.Entries {
+			if e := &b.frame.Entries[i]; touches(e, volume, off, length) {
+				if b.shown == nil {
+					b.shown = make(chan struct{})
+				}
+				return b.shown
+			}
+		}
+	}
+	return nil
+}
+
+// touches reports whether a change is at a range of a volume.
+func touches(e *journal.Entry, volume int, off, length int64) bool {
+	return e.Op != journal.OpMarker && e.Op != journal.OpFlush && int(e.Volume) == volume && e.Off < off+length && off < e.Off+e.Len
+}
+
 // nextBehind is the offset of the first page from off on, before off+length, that has a change in flight; off+length when
 // none has.
 func (s *session) nextBehind(volume int, off, length int64) int64 {
 	c, next := &s.cache, off+length
-	if c.busy.Load() == 0 {
+	if c.busy.Load() == 0 && s.shownBehind.Load() == 0 {
 		return next
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, b := range s.unapplied {
+		for i := range b.frame.Entries {
+			if e := &b.frame.Entries[i]; touches(e, volume, off, next-off) {
+				next = max(e.Off, off)
+			}
+		}
+	}
 	for k := range c.pages {
 		if at := k.page * cachePageBytes; k.volume == uint16(volume) && at+cachePageBytes > off && at < next {
 			next = max(at, off)
@@ -188,7 +223,7 @@ func (b *batch) keepPayload(encoded []byte) {
 	}
 }
 
-// giveSpare takes a frame's builder back. Under mu.
+// giveSpare takes a frame's builder back, once.
 func (s *session) giveSpare(b *batch) {
 	if b.builder != nil {
 		s.g.cfg.Memory.take(b.builder)

@@ -449,9 +449,21 @@ func (n *node) read(volume int, off int64, length int) []byte {
 	return buf
 }
 
+// applies waits until what was answered is in the volumes' files.
+func (n *node) applies() {
+	if n.g == nil {
+		return
+	}
+	if s := n.g.current(); s != nil {
+		head, _ := s.head()
+		eventually(n.t, "what was answered is applied", func() bool { return n.g.store.applied() >= head || s.ctx.Err() != nil })
+	}
+}
+
 // image is what a copy's volume file holds.
 func (n *node) image(volume int) []byte {
 	n.t.Helper()
+	n.applies()
 	b, err := os.ReadFile(filepath.Join(n.dir, []string{"data.img", "log.img"}[volume]))
 	if err != nil {
 		n.t.Fatal(err)

@@ -45,7 +45,7 @@ func (s *session) cut() (*batch, []result) {
 		return nil, nil
 	}
 	b.frame.LastLSN = s.next - 1
-	b.frame.CommitLSN = s.applied
+	b.frame.CommitLSN = s.acked
 	s.number++
 	s.open = s.newBatch(s.g.cfg.Memory.builder())
 	s.writing = b
@@ -57,18 +57,17 @@ func (s *session) write(b *batch) error {
 	b.frame.Time = time.Now()
 	enc := b.builder.Finish(b.frame.CommitLSN, s.st.j.Next().PrevHeaderCRC, b.frame.Time)
 	s.g.writes.Frame(b.frame.Entries, len(enc))
-	kept, copied := enc, len(s.senders.all()) > 0 // what has the payload until it is applied
-	if copied || s.cache.on {                     // a buffer is many times a small frame, and those of the class cached may be many
+	kept, sent := enc, len(s.senders.all()) > 0 // what has the payload until it is applied
+	copied := sent || s.cache.on
+	if copied { // a buffer is many times a small frame, and those of the class cached may be many
 		kept = append([]byte(nil), enc...)
 	}
-	if copied {
+	b.keepPayload(kept)
+	if sent {
 		s.window.push(windowFrame{first: b.frame.FirstLSN, last: b.frame.LastLSN, raw: kept, payload: b.payload(), at: b.frame.Time})
 		s.wakeSenders(true)
 	} else {
 		s.window.skip()
-	}
-	if s.cache.on {
-		b.keepPayload(kept)
 	}
 	err := s.st.j.Append(enc)
 	held := errors.Is(err, journal.ErrFull)
@@ -91,21 +90,68 @@ func (s *session) write(b *batch) error {
 		s.g.letOn(api.HeldByJournal)
 	}
 	s.window.durable(b.frame.LastLSN)
+	if copied {
+		s.giveSpare(b)
+	}
 	s.mu.Lock()
-	s.giveSpare(b)
 	s.writing = nil
 	b.since = s.g.cfg.Now()
 	s.pending = append(s.pending, b)
 	s.mu.Unlock()
-	poke(s.completeWake)
+	s.acknowledge()
 	s.wakeSenders(false)
 	return nil
 }
 
-// completeLoop applies and answers, in order.
-func (s *session) completeLoop() {
+// acknowledge answers, in order, the commands of frames that are durable wherever they must be, and leaves it to completeLoop to
+// bring those to the volumes: a read of what was answered waits for that. Any goroutine may call it.
+func (s *session) acknowledge() {
+	s.answering.Lock()
+	defer s.answering.Unlock()
 	for {
 		b := s.ready()
+		if b == nil {
+			return
+		}
+		if !s.gate.open() {
+			s.fail(fmt.Errorf("serve epoch %s: %w", s.epoch, domain.ErrNoLease))
+			return
+		}
+		if b.late {
+			poke(s.completeWake)
+			return
+		}
+		for _, o := range s.acknowledged(b) {
+			s.answer(o, nil)
+		}
+		poke(s.completeWake)
+	}
+}
+
+// acknowledged takes the commands of the oldest durable frame, which are answered now.
+func (s *session) acknowledged(b *batch) []*op {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !b.late {
+		s.unapplied = append(s.unapplied, b) // before anyone is answered: who is may read
+		s.shownBehind.Store(int64(len(s.unapplied)))
+	}
+	s.pending[0] = nil
+	s.pending = s.pending[1:]
+	s.acked = b.frame.LastLSN
+	s.bytes += uint64(b.payload())
+	ops := b.ops
+	b.ops = nil
+	return ops
+}
+
+// unappliedMost is how many frames may be answered ahead of the volumes; what is answered later waits for them.
+const unappliedMost = 4
+
+// completeLoop brings frames to the volumes, in order.
+func (s *session) completeLoop() {
+	for {
+		b := s.nextToApply()
 		if b == nil {
 			select {
 			case <-s.completeWake:
@@ -123,7 +169,22 @@ func (s *session) completeLoop() {
 			return
 		}
 		s.complete(b)
+		s.acknowledge()
 	}
+}
+
+// nextToApply is the oldest frame that may be brought to the volumes and is not.
+func (s *session) nextToApply() *batch {
+	s.mu.Lock()
+	if len(s.unapplied) > 0 && s.ctx.Err() == nil {
+		defer s.mu.Unlock()
+		return s.unapplied[0]
+	}
+	s.mu.Unlock()
+	if b := s.ready(); b != nil && b.late {
+		return b
+	}
+	return nil
 }
 
 // apply brings a frame to the volumes. Where their disk is full, initiators wait for room: what they wrote is in the journal.
@@ -151,11 +212,11 @@ func (s *session) whoLacks() string {
 	return "it waits for the volumes to be flushed"
 }
 
-// ready is the oldest frame, if every required target has it.
+// ready is the oldest durable frame that is not answered, if every required target has it, and the volumes are not far behind.
 func (s *session) ready() *batch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.pending) == 0 || s.ctx.Err() != nil {
+	if len(s.pending) == 0 || len(s.unapplied) >= unappliedMost || s.ctx.Err() != nil {
 		return nil
 	}
 	b := s.pending[0]
@@ -167,16 +228,23 @@ func (s *session) ready() *batch {
 	return b
 }
 
-// complete answers the commands of a frame that was applied.
+// complete lets go of a frame that was applied, and of the readers that wait for it. The commands of a late one are answered now.
 func (s *session) complete(b *batch) {
+	var late []*op
+	if b.late {
+		late = s.acknowledged(b)
+	}
 	s.mu.Lock()
-	s.pending[0] = nil
-	s.pending = s.pending[1:]
+	if !b.late {
+		s.unapplied[0] = nil
+		s.unapplied = s.unapplied[1:]
+		s.shownBehind.Store(int64(len(s.unapplied)))
+	}
 	s.applied = b.frame.LastLSN
 	s.cache.applied(b)
-	s.bytes += uint64(b.payload())
-	ops := b.ops
-	b.ops = nil
+	if b.shown != nil {
+		close(b.shown)
+	}
 	ended := s.pump()
 	wake := s.open != nil && s.open.builder.Len() > 0
 	if s.applied == s.next-1 && len(s.queue) == 0 {
@@ -186,7 +254,8 @@ func (s *session) complete(b *batch) {
 		s.idle = nil
 	}
 	s.mu.Unlock()
-	for _, o := range ops {
+	s.giveSpare(b)
+	for _, o := range late {
 		s.answer(o, nil)
 	}
 	s.settle(ended)
@@ -220,7 +289,7 @@ func (s *session) drained() <-chan struct{} {
 func (s *session) head() (domain.LSN, uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.applied, s.bytes
+	return s.acked, s.bytes
 }
 
 // given is the last LSN given to a change.

@@ -332,6 +332,7 @@ func (g *Group) Status() api.GroupStatus {
 		out.RPOTarget, out.Durability = g.store.policy().RPO.Seconds(), s.class()
 		out.WrittenFrameBytes = s.window.written()
 		head, _ := s.head()
+		out.AppliedLSN = max(out.AppliedLSN, head) // reads see what was answered
 		for site, t := range s.senders.all() {
 			ts := t.status(head)
 			if ts.InSync = s.register.has(site); !ts.InSync {

@@ -226,7 +226,7 @@ func (r *registrar) release(set []domain.SiteID) {
 	}
 	r.s.mu.Unlock()
 	r.mu.Unlock()
-	poke(r.s.completeWake)
+	r.s.acknowledge()
 	for site, why := range gone {
 		if why == "" {
 			continue // it was never waited for

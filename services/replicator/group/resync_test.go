@@ -25,6 +25,7 @@ func diverge(c *cluster) {
 	for i := range uint64(64) {
 		c.nodes["a"].write(0, int64(i)*8192, block(1000+i))
 	}
+	c.nodes["a"].applies()
 	c.kill("a")
 	c.boot("b")
 	c.promote("b", 514)

@@ -228,7 +228,7 @@ func (t *sender) position(_ context.Context, m bus.Message) {
 	t.mu.Unlock()
 	if moved {
 		t.track.advance(p.LSN)
-		poke(t.s.completeWake)
+		t.s.acknowledge()
 	}
 	poke(t.wake)
 }
@@ -316,7 +316,7 @@ func (t *sender) joined(at domain.LSN) {
 	t.live, t.reached, t.acked, t.rewind, t.err, t.joining, t.arrived = true, true, at, 0, nil, false, 0
 	t.state, t.heard = api.TargetLagging, time.Now()
 	t.mu.Unlock()
-	poke(t.s.completeWake)
+	t.s.acknowledge()
 }
 
 func (t *sender) status(head domain.LSN) api.TargetStatus {

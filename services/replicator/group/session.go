@@ -53,6 +53,8 @@ type session struct {
 
 	whole whole.Guard // of atomic writes
 
+	answering sync.Mutex // held while frames' commands are answered; before mu
+
 	mu       sync.Mutex
 	closed   bool // nothing is taken any more, for good
 	draining bool // nothing is taken for now (demote)
@@ -63,10 +65,14 @@ type session struct {
 	queue    []*op      // wait for room in a frame, or for everything before to be applied
 	writing  *batch
 	pending  []*batch // in the journal; wait for targets and for their turn
-	applied  domain.LSN
-	bytes    uint64 // payload bytes acknowledged in this epoch
-	required map[domain.SiteID]bool
-	idle     []chan struct{} // closed when nothing is in flight
+	acked    domain.LSN
+	// unapplied are answered and not in the volumes yet.
+	unapplied   []*batch
+	shownBehind atomic.Int64 // their number, for readers, who need no lock when there are none
+	applied     domain.LSN
+	bytes       uint64 // payload bytes acknowledged in this epoch
+	required    map[domain.SiteID]bool
+	idle        []chan struct{} // closed when nothing is in flight
 }
 
 // batch is a frame in the making, and the commands that end in it.
@@ -74,9 +80,11 @@ type batch struct {
 	builder *journal.Builder
 	frame   journal.Frame
 	ops     []*op
-	since   clock.Time // when the journal had it
-	whole   bool       // holds an atomic write: readers see what it changes at once
-	early   int        // of the cache's room that its commands took
+	since   clock.Time    // when the journal had it
+	whole   bool          // holds an atomic write: readers see what it changes at once
+	late    bool          // its commands are answered when it is applied
+	early   int           // of the cache's room that its commands took
+	shown   chan struct{} // closed when it is applied; nil: nobody waits
 }
 
 // op is one command that changes a volume.
@@ -85,6 +93,7 @@ type op struct {
 	cmd    *target.Command
 	done   func(error)
 	at     int64 // bytes of the command that have an LSN already
+	late   bool  // to be answered when the volumes show it, not before
 	// marker: no command, but a mark: the one that an epoch begins with, or of a checkpoint.
 	marker bool
 	mark   int64      // what the mark is
@@ -101,7 +110,7 @@ func newSession(ctx context.Context, g *Group, epoch domain.Epoch, deadline cloc
 		g: g, st: g.store, epoch: epoch, gate: newGate(g.cfg.Now, deadline), log: g.log.With("epoch", epoch.String()),
 		ended: make(chan struct{}), confirmed: make(chan struct{}), serving: make(chan struct{}), volumeWake: make(chan struct{}, 1), window: newWindow(g.cfg.Memory),
 		kickCkpt: make(chan struct{}, 1), commitWake: make(chan struct{}, 1), completeWake: make(chan struct{}, 1), released: make(chan struct{}, 1),
-		next: n.FirstLSN, number: 1, applied: n.FirstLSN - 1, required: map[domain.SiteID]bool{},
+		next: n.FirstLSN, number: 1, applied: n.FirstLSN - 1, acked: n.FirstLSN - 1, required: map[domain.SiteID]bool{},
 		cache: cache{on: g.store.class() == domain.DurabilityCached, pages: map[cachePage]int{}},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
@@ -150,6 +159,8 @@ func (s *session) supervise() {
 	s.closed = true
 	s.mu.Unlock()
 	s.core.Wait()
+	s.answering.Lock()   // no answer is on its way any more
+	s.answering.Unlock() //nolint:staticcheck // an empty section: see above
 	for _, o := range s.leftovers() {
 		o.done(target.ErrFenced)
 	}
@@ -297,6 +308,7 @@ func (s *session) place(o *op) bool {
 		b.frame.Entries = append(b.frame.Entries, e)
 		s.cache.track(&e, 1)
 		b.whole = b.whole || o.atomic()
+		b.late = b.late || o.late || o.marker // whoever marks finds the volumes and their table as of the mark
 		o.at += max(e.Len, 1)
 		s.next++
 	}

@@ -423,7 +423,7 @@ func (v *verify) heal(ctx context.Context, volume int, x api.VerifyExtent) error
 			return err
 		}
 		done := make(chan error, 1)
-		v.s.submit(&op{volume: volume, cmd: &target.Command{Op: target.OpCompareAndWrite, Off: x.Offset, Len: x.Length, Compare: have, Data: slices.Clone(have)},
+		v.s.submit(&op{volume: volume, late: true, cmd: &target.Command{Op: target.OpCompareAndWrite, Off: x.Offset, Len: x.Length, Compare: have, Data: slices.Clone(have)},
 			done: func(err error) { done <- err }})
 		err := <-done // the session answers every command, at its end at the latest
 		var changed *target.MiscompareError

@@ -75,6 +75,7 @@ func (c *cluster) remembers(primary, site domain.SiteID) {
 // content is what a copy's file of a volume holds.
 func (n *node) content(index int) []byte {
 	n.t.Helper()
+	n.applies()
 	s := &store{dir: n.dir}
 	t, err := s.loadTable()
 	if err != nil {

@@ -35,7 +35,7 @@ type Applier struct {
 	dirty   []bool     // volumes written to since their last flush
 	applied domain.LSN
 	flushed domain.LSN
-	torn    bool // of the change after applied a part may be there
+	torn    bool // of the changes after applied a part may be there
 	failed  error
 }
 
@@ -89,17 +89,34 @@ func (a *Applier) Apply(f *Frame, upto domain.LSN) error {
 		return fmt.Errorf("apply frame %d (LSN %d to %d): applied is %d, durable %d: %w", f.Number, f.FirstLSN, upto,
 			a.applied, durable, domain.ErrRefused)
 	}
-	for lsn := a.applied + 1; lsn <= upto; lsn++ {
-		if err := a.apply(f.Entries[lsn-f.FirstLSN]); err != nil {
-			err = fmt.Errorf("apply LSN %d: %w", lsn, err)
+	for entries := f.Entries[a.applied+1-f.FirstLSN : upto+1-f.FirstLSN]; len(entries) > 0; {
+		e, n := joined(entries)
+		if err := a.apply(e); err != nil {
+			err = fmt.Errorf("apply LSN %d: %w", a.applied+1, err)
 			if a.torn = true; !vfs.IsFull(err) {
 				a.failed = err
 			}
 			return err
 		}
-		a.applied, a.torn = lsn, false
+		a.applied, a.torn = a.applied+domain.LSN(n), false
+		entries = entries[n:]
 	}
 	return nil
+}
+
+// joined is the first of entries, as one with those after it that go on where it ends, in the volume and in memory: one write
+// does for n of them.
+func joined(entries []Entry) (e Entry, n int) {
+	e = entries[0]
+	for n = 1; n < len(entries); n++ {
+		next, end := &entries[n], len(e.Data)
+		if e.Op != OpWrite || next.Op != OpWrite || next.Volume != e.Volume || next.Off != e.Off+e.Len || len(next.Data) == 0 ||
+			cap(e.Data)-end < len(next.Data) || &e.Data[:end+1][end] != &next.Data[0] {
+			break
+		}
+		e.Data, e.Len = e.Data[:end+len(next.Data)], e.Len+next.Len
+	}
+	return e, n
 }
 
 func (a *Applier) apply(e Entry) error {
@@ -130,7 +147,7 @@ func (a *Applier) Applied() domain.LSN {
 	return a.applied
 }
 
-// Torn reports whether the volumes may show a part of the change after Applied, because there was no room for all of it: then
+// Torn reports whether the volumes may show a part of the changes after Applied, because there was no room for all of it: then
 // they are no prefix, until the next Apply that succeeds.
 func (a *Applier) Torn() bool {
 	a.mu.Lock()
