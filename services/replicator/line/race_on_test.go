@@ -1,0 +1,6 @@
+//go:build race
+
+package line
+
+// raceEnabled: the detector allocates.
+const raceEnabled = true
