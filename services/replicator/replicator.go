@@ -56,6 +56,9 @@ type Config struct {
 	ScrubRate    int64         // bytes a second read for that; 0: no bound
 	// Links bound what is sent to other sites, of all groups together, which share it by tier; compression is not looked at.
 	Links map[domain.SiteID]domain.Transport
+	// LineListen is the host:port for lines, past NATS, on which primaries of other sites send changes here; port 0 takes a free one;
+	// empty: everything comes through NATS. LineAddress is the host:port that those sites are told; empty: the listener's own.
+	LineListen, LineAddress string
 }
 
 // Deps is what the replicator is wired to.

@@ -123,7 +123,7 @@ func (c *Conn) readAcks(r *bufio.Reader, acked func(Ack)) {
 	}
 }
 
-// Send sends a message, with one caller at a time. It waits while the socket is full, 2 s at most; after that, and after any other
+// Send sends a message, with one caller at a time. It waits while the socket is full, 2 s at most and a second more for each 64 KiB; after that, and after any other
 // error that wraps domain.ErrUnavailable, the line is lost. A message of no bytes or too many is domain.ErrInvalid: nothing was sent and the
 // line holds. nil says that the message is on its way and no more: acks say what arrived. message is the caller's again on return.
 func (c *Conn) Send(message []byte) error {
@@ -131,7 +131,8 @@ func (c *Conn) Send(message []byte) error {
 	if err != nil {
 		return fmt.Errorf("send to site %s: %w", c.site, err)
 	}
-	if err = c.nc.SetWriteDeadline(time.Now().Add(c.writeTimeout)); err == nil {
+	given := c.writeTimeout + time.Duration(len(message)/slowest)*time.Second
+	if err = c.nc.SetWriteDeadline(time.Now().Add(given)); err == nil {
 		err = c.write(message)
 	}
 	if err != nil {

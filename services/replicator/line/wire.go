@@ -39,7 +39,7 @@ const flagResend = 1
 const (
 	helloTimeout = 5 * time.Second
 	writeTimeout = 2 * time.Second
-	socketBytes  = 512 << 10
+	slowest      = 64 << 10 // bytes a second that a message is given time for beyond that
 	recordBytes  = 16 << 10 // the most a TLS record has
 )
 
@@ -141,7 +141,5 @@ func tune(nc net.Conn) {
 		return
 	}
 	_ = tcp.SetNoDelay(true)
-	_ = tcp.SetReadBuffer(socketBytes)
-	_ = tcp.SetWriteBuffer(socketBytes)
 	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 3 * time.Second, Count: 3})
 }
