@@ -47,10 +47,18 @@ type RejoinReply struct {
 	Compression []domain.Compression `json:"compression,omitempty"`
 	// Direct says that this target also takes frames on DirectSubject.
 	Direct bool `json:"direct,omitempty"`
+	// Line is a way past NATS by which this target takes frames; nil: it has none.
+	Line *LineOffer `json:"line,omitempty"`
 	// Bundles says that this target takes several frames in one message, one after the other.
 	Bundles bool `json:"bundles,omitempty"`
 	// VolumesChange says that this target follows when volumes are added and removed in the group's order.
 	VolumesChange bool `json:"volumes_change,omitempty"`
+}
+
+// LineOffer is where a target takes frames past NATS, and what to show there. It ends with the next rejoin.
+type LineOffer struct {
+	Address string `json:"address"`
+	Token   string `json:"token"`
 }
 
 // VolumeSlot is one place in a group's table of volumes, which says what an index in the group's changes means.

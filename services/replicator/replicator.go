@@ -25,10 +25,12 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/chap"
 	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/identity"
 	"github.com/holdfast-dr/holdfast/pkg/telemetry"
 	"github.com/holdfast-dr/holdfast/services/replicator/group"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
+	"github.com/holdfast-dr/holdfast/services/replicator/line"
 	"github.com/holdfast-dr/holdfast/services/replicator/quiesce"
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
 	"github.com/holdfast-dr/holdfast/services/replicator/transport"
@@ -67,6 +69,8 @@ type Deps struct {
 	Tracer  trace.TracerProvider
 	Logger  *slog.Logger
 	Metrics *telemetry.Metrics // nil: none
+	// Credentials prove this service on lines, as the mesh's do over NATS; nil: plain, for loopback only.
+	Credentials *identity.Credentials
 }
 
 // service is one running replicator.
@@ -83,6 +87,7 @@ type service struct {
 	resyncPace, scrubPace *transport.Bound
 	links                 map[domain.SiteID]*transport.Link
 	memory                group.Memory
+	lines                 *line.Server // nil: everything comes through NATS
 
 	mu      sync.Mutex
 	groups  map[domain.GroupID]*group.Group
@@ -123,10 +128,20 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	for site, t := range cfg.Links {
 		s.links[site] = transport.NewLink(t)
 	}
-	return s.run(ctx, ln)
+	if cfg.LineListen == "" {
+		return s.run(ctx, ln, nil)
+	}
+	lines, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.LineListen)
+	if err != nil {
+		_ = ln.Close()
+		return fmt.Errorf("run replicator of site %s: listen for replication on %s: %w: free the port, or set another", cfg.Site, cfg.LineListen, err)
+	}
+	s.lines = line.NewServer(cmp.Or(cfg.LineAddress, lines.Addr().String()), deps.Credentials, log)
+	return s.run(ctx, ln, lines)
 }
 
-func (s *service) run(ctx context.Context, ln net.Listener) error {
+// run serves iSCSI on ln, and takes lines on lines, if it is not nil.
+func (s *service) run(ctx context.Context, ln, lines net.Listener) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	addr := s.cfg.ISCSIPortal
@@ -141,6 +156,13 @@ func (s *service) run(ctx context.Context, ln net.Listener) error {
 			cancel(fmt.Errorf("serve iSCSI: %w", err))
 		}
 	})
+	if s.lines != nil {
+		s.wg.Go(func() {
+			if err := s.lines.Serve(ctx, lines); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("take lines: %w", err))
+			}
+		})
+	}
 	s.wg.Go(func() { s.heartbeat(ctx, addr) })
 	s.wg.Go(func() {
 		if err := s.follow(ctx); err != nil && ctx.Err() == nil {
@@ -305,7 +327,7 @@ func (s *service) openCopy(ctx context.Context, def domain.Group) (*group.Group,
 	return group.Open(ctx, group.Config{
 		Site: s.cfg.Site, Dir: filepath.Join(s.cfg.DataDir, string(def.ID)), JournalBytes: s.cfg.JournalBytes, PipeBytes: s.cfg.PipeBytes,
 		Timing: s.cfg.Timing, Mesh: s.deps.Mesh, Portal: s.portal, Events: s.events, Tracer: s.tracer, Logger: s.log,
-		Quiesce: quiesce.Hosts{Conn: s.deps.Mesh.Local(), Site: s.cfg.Site}, ScrubEvery: s.cfg.ScrubEvery, ScrubHeal: s.cfg.ScrubHeal, ResyncPace: s.resyncPace, ScrubPace: s.scrubPace, Links: s.links, Memory: &s.memory,
+		Quiesce: quiesce.Hosts{Conn: s.deps.Mesh.Local(), Site: s.cfg.Site}, ScrubEvery: s.cfg.ScrubEvery, ScrubHeal: s.cfg.ScrubHeal, ResyncPace: s.resyncPace, ScrubPace: s.scrubPace, Links: s.links, Memory: &s.memory, Lines: s.lines, Credentials: s.deps.Credentials,
 		Healing: func(ctx context.Context, t domain.SiteID) { s.scrubHeals(ctx, def.ID, t) },
 		Meter:   func(v domain.VolumeID) target.Meter { return s.meters.volume(def.ID, v) },
 	}, def)

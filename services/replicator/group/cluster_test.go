@@ -216,6 +216,7 @@ func (n *node) restartNATS() {
 }
 
 type cluster struct {
+	lines bool // sites take changes by lines, from their next boot on
 	t     *testing.T
 	def   domain.Group
 	pace  Timing // of the sites booted from now on
@@ -244,7 +245,7 @@ func newCluster(t *testing.T, modes ...domain.Mode) *cluster {
 	t.Helper()
 	def := domain.Group{ID: "erp", Home: "a", Durability: domain.DurabilityStrict, OnTargetLoss: domain.TargetLossDegrade,
 		Volumes: []domain.Volume{{ID: "data", SizeBytes: volumeBytes}, {ID: "log", SizeBytes: volumeBytes}}}
-	c := &cluster{t: t, pipe: 16 << 20, pace: fastTiming, quo: &register{left: 30 * time.Second, inSync: []domain.SiteID{"a"}}, nodes: map[domain.SiteID]*node{}, urls: map[domain.SiteID]string{}}
+	c := &cluster{t: t, lines: os.Getenv("HOLDFAST_TEST_LINES") != "", pipe: 16 << 20, pace: fastTiming, quo: &register{left: 30 * time.Second, inSync: []domain.SiteID{"a"}}, nodes: map[domain.SiteID]*node{}, urls: map[domain.SiteID]string{}}
 	for i, m := range modes {
 		site := domain.SiteID(rune('b' + i))
 		def.Targets = append(def.Targets, domain.Target{Site: site, Mode: m})
@@ -335,6 +336,9 @@ func (c *cluster) open(site domain.SiteID) error {
 		},
 		failpoint: n.failing,
 		files:     failingFS{vfs.OS(), n},
+	}
+	if c.lines {
+		cfg.Lines = c.serveLines(ctx)
 	}
 	g, err := Open(ctx, cfg, c.def)
 	if err != nil {

@@ -64,8 +64,9 @@ func (s *session) write(b *batch) error {
 	}
 	b.keepPayload(kept)
 	if sent {
-		s.window.push(windowFrame{first: b.frame.FirstLSN, last: b.frame.LastLSN, raw: kept, payload: b.payload(), at: b.frame.Time})
-		s.wakeSenders(true)
+		f := windowFrame{first: b.frame.FirstLSN, last: b.frame.LastLSN, raw: kept, payload: b.payload(), at: b.frame.Time}
+		s.window.push(f)
+		s.sendEarly(f)
 	} else {
 		s.window.skip()
 	}
@@ -99,7 +100,7 @@ func (s *session) write(b *batch) error {
 	s.pending = append(s.pending, b)
 	s.mu.Unlock()
 	s.acknowledge()
-	s.wakeSenders(false)
+	s.wakeSenders(b.frame.LastLSN)
 	return nil
 }
 
@@ -299,9 +300,19 @@ func (s *session) given() domain.LSN {
 	return s.next - 1
 }
 
-func (s *session) wakeSenders(sync bool) {
+// sendEarly lets the senders of synchronous targets have a frame that is being committed.
+func (s *session) sendEarly(f windowFrame) {
 	for _, t := range s.senders.all() {
-		if !sync || t.mode() == domain.ModeSync {
+		if t.mode() == domain.ModeSync && !t.hurry(f) {
+			poke(t.wake)
+		}
+	}
+}
+
+// wakeSenders tells the senders that have not sent a frame that it is durable.
+func (s *session) wakeSenders(last domain.LSN) {
+	for _, t := range s.senders.all() {
+		if !t.isAhead(last) {
 			poke(t.wake)
 		}
 	}

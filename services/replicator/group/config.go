@@ -11,7 +11,9 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/event"
+	"github.com/holdfast-dr/holdfast/pkg/identity"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
+	"github.com/holdfast-dr/holdfast/services/replicator/line"
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
 	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
@@ -88,8 +90,11 @@ type Config struct {
 	// ResyncPace and ScrubPace bound what resyncs send and verifications read; nil: nothing does. Groups may share one.
 	ResyncPace, ScrubPace *transport.Bound
 	// Links are the ways to other sites that are bounded; all groups share them by tier.
-	Links  map[domain.SiteID]*transport.Link
-	Memory *Memory // shared by groups; by default each has one of its own
+	Links map[domain.SiteID]*transport.Link
+	// Lines offers primaries a way to here past NATS; nil: there is none. Credentials prove this site on the lines it opens; nil: plain.
+	Lines       *line.Server
+	Credentials *identity.Credentials
+	Memory      *Memory // shared by groups; by default each has one of its own
 	// Now reads the clock that leases run on; clock.Now by default.
 	Now func() clock.Time
 

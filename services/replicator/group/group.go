@@ -50,7 +50,7 @@ type Group struct {
 	volumeError error             // why its volumes are not those of the policy in force
 	heads       []api.Position    // what was heard of the primary's head, oldest first
 	heardAt     clock.Time        // the last of them, by this site's clock
-	line        line
+	relation    relation
 	commit      domain.LSN                     // acknowledged by the primary, as heard or seen in frames
 	lastTime    time.Time                      // of the last frame taken as a target
 	peersAt     map[domain.SiteID]api.Position // what was heard last of the other targets

@@ -293,7 +293,7 @@ func TestTheLossToAPrimaryThatNeverComparedIsUnknown(t *testing.T) {
 	if e := g.Estimate(); e.Known {
 		t.Fatalf("%+v", e)
 	}
-	g.related(line{epoch: 514})
+	g.related(relation{epoch: 514})
 	if e := g.Estimate(); !e.Known || e.Writes != 10 {
 		t.Fatalf("%+v", e)
 	}

@@ -34,6 +34,8 @@ type receiver struct {
 	ring    sync.Mutex // held while the ring lets go of frames
 	taking  sync.Mutex // held while a message is taken, whichever way it came
 	arrived atomic.Uint64
+	offer   *api.LineOffer // nil: frames come through NATS
+	unoffer func()         // waits until nothing comes by a line any more
 }
 
 // startReceiver follows the primary of an epoch. The pipe exists; nothing else changes the store.
@@ -47,6 +49,7 @@ func (g *Group) startReceiver(epoch domain.Epoch, source []api.LineageEntry) err
 		cancel()
 		return err
 	}
+	r.offerLine()
 	g.mu.Lock()
 	g.receiver = r
 	g.mu.Unlock()
@@ -77,6 +80,7 @@ func (g *Group) stopReceiver() {
 	if r != nil {
 		r.cancel()
 		<-r.ended
+		r.unoffer()
 		r.taking.Lock()   // what came past the pipe is taken, or will not be
 		r.taking.Unlock() //nolint:staticcheck // an empty section: see above
 	}
@@ -87,7 +91,7 @@ func (r *receiver) direct(ctx context.Context, m bus.Message) {
 	if r.g.cfg.failpoint("arrive") != nil {
 		return
 	}
-	err := r.takeFrom(ctx, m.Data, func(f *journal.Frame) { r.arrived.Store(uint64(f.LastLSN)) })
+	err := r.takeFrom(ctx, m.Data, r.came, r.tell)
 	if errors.Is(err, errBrokenStore) {
 		r.g.fail(err)
 	} else if err != nil && ctx.Err() == nil {
@@ -127,11 +131,14 @@ var errBrokenStore = errors.New("the copy cannot be written")
 // take makes what a message holds durable, a frame or several, and says so once. What is not the next frame is passed over, and
 // asked for again.
 func (r *receiver) take(ctx context.Context, message []byte) error {
-	return r.takeFrom(ctx, message, func(*journal.Frame) {})
+	return r.takeFrom(ctx, message, func(*journal.Frame) {}, r.tell)
 }
 
-// takeFrom is take; came is told of each frame before it is durable.
-func (r *receiver) takeFrom(ctx context.Context, message []byte, came func(*journal.Frame)) error {
+// came notes a frame that came past the pipe.
+func (r *receiver) came(f *journal.Frame) { r.arrived.Store(uint64(f.LastLSN)) }
+
+// takeFrom is take; came is told of each frame before it is durable, tell says where the journal stands.
+func (r *receiver) takeFrom(ctx context.Context, message []byte, came func(*journal.Frame), tell func(ctx context.Context, resend bool)) error {
 	r.taking.Lock()
 	defer r.taking.Unlock()
 	if ctx.Err() != nil {
@@ -161,7 +168,7 @@ func (r *receiver) takeFrom(ctx context.Context, message []byte, came func(*jour
 		}
 		r.gapSaid = missing
 	}
-	r.tell(ctx, resend || err != nil)
+	tell(ctx, resend || err != nil)
 	return nil
 }
 
@@ -266,15 +273,19 @@ func (r *receiver) letGo() error {
 
 // tell publishes where the journal stands.
 func (r *receiver) tell(ctx context.Context, resend bool) {
+	p := r.position(resend)
+	if err := r.g.cfg.Mesh.Local().PublishJSON(ctx, api.PositionSubject(r.g.id, r.g.cfg.Site), p); err != nil {
+		r.g.log.Debug("position not told", "error", err)
+	}
+}
+
+func (r *receiver) position(resend bool) api.Position {
 	n := r.st.j.Next()
 	r.g.mu.Lock()
 	at := r.g.lastTime
 	r.g.mu.Unlock()
-	p := api.Position{Group: r.g.id, Site: r.g.cfg.Site, Epoch: r.epoch, LSN: n.FirstLSN - 1, Frame: n.Number - 1, Time: at, Resend: resend,
+	return api.Position{Group: r.g.id, Site: r.g.cfg.Site, Epoch: r.epoch, LSN: n.FirstLSN - 1, Frame: n.Number - 1, Time: at, Resend: resend,
 		Arrived: domain.LSN(r.arrived.Load())}
-	if err := r.g.cfg.Mesh.Local().PublishJSON(ctx, api.PositionSubject(r.g.id, r.g.cfg.Site), p); err != nil {
-		r.g.log.Debug("position not told", "error", err)
-	}
 }
 
 // tellLoop repeats the position, since a core message may be lost.
@@ -369,18 +380,18 @@ func (g *Group) heard(_ context.Context, m bus.Message) {
 	}
 }
 
-// line is how this copy's line stands to that of the primary it follows.
-type line struct {
+// relation is how this copy's line stands to that of the primary it follows.
+type relation struct {
 	epoch  domain.Epoch // of the primary that compared; none yet: zero
 	common domain.LSN   // the last change in both
 	apart  bool         // what follows common here is not the primary's: until a resync is installed
 }
 
 // related keeps what a rejoin found.
-func (g *Group) related(l line) {
+func (g *Group) related(l relation) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.line = l
+	g.relation = l
 }
 
 // Estimate says what of the primary's last known state is missing here.
@@ -408,12 +419,12 @@ func (g *Group) estimate(last domain.LSN, at time.Time, note string) api.LossEst
 	head := g.heads[len(g.heads)-1]
 	silent := g.cfg.Now().Sub(g.heardAt)
 	e := api.LossEstimate{AsOf: head.Time, Silent: silent.Seconds()}
-	if head.Epoch != g.line.epoch && (g.store == nil || head.Epoch != g.store.j.Next().Epoch) {
+	if head.Epoch != g.relation.epoch && (g.store == nil || head.Epoch != g.store.j.Next().Epoch) {
 		e.Text = "unknown: the primary of epoch " + head.Epoch.String() + " has not compared its line with this copy's"
 		return e
 	}
-	if head.Epoch == g.line.epoch && g.line.apart {
-		last = min(last, g.line.common)
+	if head.Epoch == g.relation.epoch && g.relation.apart {
+		last = min(last, g.relation.common)
 	}
 	e.Known = true
 	if head.LSN > last {

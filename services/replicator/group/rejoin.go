@@ -65,7 +65,7 @@ func (g *Group) Rejoin(ctx context.Context, req api.RejoinRequest) (reply api.Re
 	if lineage.EpochOf(req.Lineage, common+1) < g.store.j.Next().Epoch || common+1 < req.First {
 		reply.Resync = true
 	}
-	g.related(line{epoch: req.Epoch, common: common, apart: reply.Resync || reply.Full})
+	g.related(relation{epoch: req.Epoch, common: common, apart: reply.Resync || reply.Full})
 	span.SetAttributes(attribute.Int64("lsn", int64(common)), attribute.Bool("resync", reply.Resync))
 	if reply.Resync || reply.Full {
 		return reply, nil
@@ -76,7 +76,11 @@ func (g *Group) Rejoin(ctx context.Context, req api.RejoinRequest) (reply api.Re
 	if err := g.store.cutTable(g.store.last()); err != nil { // a kill may have come after a cut of the journal, and before the table's
 		return reply, fmt.Errorf("rejoin group %s: %w", g.id, err)
 	}
-	return reply, g.receive(ctx, req.Epoch, req.Lineage)
+	if err := g.receive(ctx, req.Epoch, req.Lineage); err != nil {
+		return reply, err
+	}
+	reply.Line = g.lineOffered()
+	return reply, nil
 }
 
 // sameVolumes refuses a primary whose volumes are others than here as of the last common change, as far as both show it, and says
@@ -369,7 +373,7 @@ func (g *Group) install(st *stage, req api.ResyncCommit) {
 	g.setStaging(false)
 	g.mu.Lock()
 	g.commit = req.LSN
-	g.line = line{epoch: req.Epoch, common: req.LSN}
+	g.relation = relation{epoch: req.Epoch, common: req.LSN}
 	g.mu.Unlock()
 }
 

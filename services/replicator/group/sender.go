@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 
@@ -38,6 +37,8 @@ type sender struct {
 	changes    bool                 // the target follows when volumes are added and removed
 	direct     bool                 // the target takes frames past the pipe
 	deaf       bool                 // what was sent past the pipe never arrived: not in this session again
+	noLine     time.Time            // when a line was last not to be had
+	out        *outgoing            // of the stream; nil: there is none
 	arrived    domain.LSN
 	came       time.Time // when arrived last grew
 	sent       sentBytes
@@ -207,6 +208,12 @@ func (t *sender) position(_ context.Context, m bus.Message) {
 	if err := json.Unmarshal(m.Data, &p); err != nil || p.Primary || p.Epoch != t.s.epoch || p.Site != t.site {
 		return
 	}
+	t.told(p)
+	poke(t.wake)
+}
+
+// told takes a position, whichever way it came.
+func (t *sender) told(p api.Position) {
 	given := t.s.given()
 	t.mu.Lock()
 	if !t.live || p.LSN > given {
@@ -230,7 +237,6 @@ func (t *sender) position(_ context.Context, m bus.Message) {
 		t.track.advance(p.LSN)
 		t.s.acknowledge()
 	}
-	poke(t.wake)
 }
 
 // connectAndStream is one attempt, from rejoin to the failure that ends it.
@@ -264,12 +270,16 @@ func (t *sender) connectAndStream(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.joined(from)
 	out := &outgoing{w: w, cursor: from + 1}
+	if out.line = t.openLine(ctx, reply.Line); out.line != nil {
+		defer out.line.Close()
+	}
+	t.joined(from)
 	if t.goesDirect() {
 		out.direct = t.conn.OpenDirect(t.s.st.group.ID, t.s.epoch)
 	}
-	defer out.settle(math.MaxInt64)
+	t.streams(out)
+	defer t.streams(nil)
 	return t.stream(ctx, out)
 }
 

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"sync"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/line"
 	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
 
@@ -24,11 +27,14 @@ type flight struct {
 	crossed bool // the target's server had it, for certain
 }
 
-// outgoing is what a stream has sent and is about to send.
+// outgoing is what a stream has sent and is about to send. The stream holds mu but while it waits.
 type outgoing struct {
+	mu       sync.Mutex
 	w        *bus.PipeWriter
 	direct   *bus.DirectWriter // nil: everything goes through the pipe
+	line     *line.Conn        // instead of both; nil: there is none
 	straight bool              // it goes past the pipe now
+	held     bool              // there may be more to send once the target has more of what is in flight
 	cursor   domain.LSN        // the first LSN that is neither sent nor ready
 	ready    []windowFrame
 	inFlight []flight
@@ -47,6 +53,9 @@ type message struct {
 
 // stream sends frames, until something fails.
 func (t *sender) stream(ctx context.Context, out *outgoing) error {
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	defer out.settle(math.MaxInt64)
 	defer func() { out.place.Leave() }()
 	defer t.onTheirWay(0)
 	check := time.NewTicker(100 * time.Millisecond)
@@ -78,14 +87,19 @@ func (t *sender) stream(ctx context.Context, out *outgoing) error {
 		if len(out.inFlight) > 0 && t.stalled(out.inFlight[0].sent) {
 			return fmt.Errorf("target %s: no position for LSN %d in %s: %w", t.site, out.inFlight[0].last, t.s.g.cfg.Timing.TargetTimeout, domain.ErrUnavailable)
 		}
+		lost := out.lost()
+		out.mu.Unlock()
 		select {
 		case <-t.wake:
 		case <-turn:
 		case <-check.C:
-		case <-out.lost():
-			return fmt.Errorf("target %s: %w: %w", t.site, errCut, domain.ErrUnavailable)
+		case <-lost:
+			err = fmt.Errorf("target %s: %w: %w", t.site, errCut, domain.ErrUnavailable)
 		case <-ctx.Done():
-			return ctx.Err()
+			err = ctx.Err()
+		}
+		if out.mu.Lock(); err != nil {
+			return err
 		}
 	}
 }
@@ -105,6 +119,7 @@ func (o *outgoing) settle(acked domain.LSN) {
 // link allow it; turn says when the last two may, or when a bundle has waited for more for long enough. A synchronous target
 // waits for none of these three, and has the largest window: writes wait for it.
 func (t *sender) fill(ctx context.Context, out *outgoing) (sent bool, turn <-chan struct{}, err error) {
+	out.held = true
 	for limit := t.window(); out.bytes < limit && out.turn(t.mode() == domain.ModeSync); limit = t.window() {
 		now := time.Now()
 		rate := t.streamRate(now)
@@ -112,6 +127,7 @@ func (t *sender) fill(ctx context.Context, out *outgoing) (sent bool, turn <-cha
 			return sent, soon(wait), nil
 		}
 		if wait, err := t.pack(out, now); err != nil || out.next == nil {
+			out.held = false
 			return sent, wait, err
 		}
 		if out.bytes > 0 && out.bytes+len(out.next.wire) > limit {
@@ -127,9 +143,7 @@ func (t *sender) fill(ctx context.Context, out *outgoing) (sent bool, turn <-cha
 		}
 		out.next, out.place = nil, nil
 		t.pace.Sent(now, rate, len(m.wire))
-		f.last, f.bytes, f.sent = m.last, len(m.wire), time.Now()
-		out.inFlight = append(out.inFlight, f)
-		out.bytes += len(m.wire)
+		out.went(f, m.last, len(m.wire))
 		t.count(len(m.wire), m.frames, out.bytes)
 		sent = true
 	}
@@ -209,10 +223,17 @@ func (t *sender) load(out *outgoing, most int) (full bool, err error) {
 	return true, nil
 }
 
-// turn lets frames that writes wait for go past the pipe, and others through it. false: what is on its way the one way has to
+// went notes a message that was sent.
+func (o *outgoing) went(f flight, last domain.LSN, bytes int) {
+	f.last, f.bytes, f.sent = last, bytes, time.Now()
+	o.inFlight = append(o.inFlight, f)
+	o.bytes += bytes
+}
+
+// turn lets frames that writes wait for go past the pipe, and others through it, where there is no line for all. false: what is on its way the one way has to
 // arrive before anything goes the other.
 func (o *outgoing) turn(sync bool) bool {
-	straight := sync && o.direct != nil
+	straight := o.line != nil || sync && o.direct != nil
 	if straight != o.straight && len(o.inFlight) > 0 {
 		return false
 	}
@@ -222,9 +243,12 @@ func (o *outgoing) turn(sync bool) bool {
 
 // send sends a message; opens is not nil when the connection is made anew first: then it was not sent, and may be when opens is closed.
 func (o *outgoing) send(ctx context.Context, message []byte) (f flight, opens <-chan struct{}, err error) {
-	if o.straight {
+	switch {
+	case o.line != nil:
+		err = o.line.Send(message)
+	case o.straight:
 		f.settled, opens, err = o.direct.Send(message)
-	} else {
+	default:
 		f.result, err = o.w.Send(ctx, message)
 	}
 	return f, opens, err
@@ -232,21 +256,24 @@ func (o *outgoing) send(ctx context.Context, message []byte) (f flight, opens <-
 
 // lost is closed when what went past the pipe may not have arrived.
 func (o *outgoing) lost() <-chan struct{} {
-	if !o.straight {
-		return nil
+	switch {
+	case o.line != nil:
+		return o.line.Lost()
+	case o.straight:
+		return o.direct.Lost()
 	}
-	return o.direct.Lost()
+	return nil
 }
 
 // missedAfter is how long a position may tell nothing of a frame that went past the pipe.
 const missedAfter = 500 * time.Millisecond
 
-// missed is errRejoin when a frame that went past the pipe did not arrive: the target was heard since, more than once, and
+// missed is errRejoin when a frame that went past the pipe, and by no line, did not arrive: the target was heard since, more than once, and
 // knows nothing of it, nor of others that went before: a target that works through many has them in order. When none ever did,
 // though its server has what was sent, the pipe is taken until the session ends; a line that carries one way only looks the
 // same, but for that.
 func (t *sender) missed(ctx context.Context, out *outgoing) error {
-	if !out.straight || len(out.inFlight) == 0 {
+	if !out.straight || out.line != nil || len(out.inFlight) == 0 {
 		return nil
 	}
 	first := &out.inFlight[0]
