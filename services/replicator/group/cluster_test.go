@@ -216,7 +216,8 @@ func (n *node) restartNATS() {
 }
 
 type cluster struct {
-	lines bool // sites take changes by lines, from their next boot on
+	wire  *wire // what lines go through; nil: nothing
+	lines bool  // sites take changes by lines, from their next boot on
 	t     *testing.T
 	def   domain.Group
 	pace  Timing // of the sites booted from now on
@@ -245,7 +246,7 @@ func newCluster(t *testing.T, modes ...domain.Mode) *cluster {
 	t.Helper()
 	def := domain.Group{ID: "erp", Home: "a", Durability: domain.DurabilityStrict, OnTargetLoss: domain.TargetLossDegrade,
 		Volumes: []domain.Volume{{ID: "data", SizeBytes: volumeBytes}, {ID: "log", SizeBytes: volumeBytes}}}
-	c := &cluster{t: t, lines: os.Getenv("HOLDFAST_TEST_LINES") != "", pipe: 16 << 20, pace: fastTiming, quo: &register{left: 30 * time.Second, inSync: []domain.SiteID{"a"}}, nodes: map[domain.SiteID]*node{}, urls: map[domain.SiteID]string{}}
+	c := &cluster{t: t, lines: byLine(t.Name()), pipe: 16 << 20, pace: fastTiming, quo: &register{left: 30 * time.Second, inSync: []domain.SiteID{"a"}}, nodes: map[domain.SiteID]*node{}, urls: map[domain.SiteID]string{}}
 	for i, m := range modes {
 		site := domain.SiteID(rune('b' + i))
 		def.Targets = append(def.Targets, domain.Target{Site: site, Mode: m})

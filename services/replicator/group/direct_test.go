@@ -14,6 +14,7 @@ import (
 func suspended(t *testing.T) *cluster {
 	t.Helper()
 	c := newCluster(t, domain.ModeSync)
+	c.lines = false
 	c.def.OnTargetLoss = domain.TargetLossSuspend
 	c.boot("a", "b")
 	return c

@@ -37,6 +37,7 @@ func (c *cluster) farAway(site domain.SiteID, latency time.Duration) *farLink {
 	c.t.Cleanup(func() { _ = ln.Close() })
 	go l.accept()
 	c.far = map[domain.SiteID]*farLink{site: l}
+	c.lines = false // which would be no farther than before
 	return l
 }
 

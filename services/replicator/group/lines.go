@@ -3,6 +3,7 @@ package group
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
@@ -65,14 +66,34 @@ func (t *sender) openLine(ctx context.Context, o *api.LineOffer) *line.Conn {
 	defer cancel()
 	c, err := line.Dial(ctx, t.site, line.Offer{Address: o.Address, Token: o.Token}, t.s.g.cfg.Credentials, t.ackedBy)
 	if err != nil {
-		t.mu.Lock()
-		t.noLine = time.Now()
-		t.mu.Unlock()
+		t.giveUpLines()
 		t.s.log.Warn("no line to the target, so changes go through NATS, which is slower; let this site reach the address, or set replication.address there",
 			"target", string(t.site), "address", o.Address, "error", err)
 		return nil
 	}
 	return c
+}
+
+// giveUpLines has NATS carry the frames for a while.
+func (t *sender) giveUpLines() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.noLine = time.Now()
+}
+
+// lineTells is errCut when the target's positions come through NATS and not by the line: every write would wait for the former. acked is
+// the newest, whichever way it came.
+func (t *sender) lineTells(out *outgoing, acked domain.LSN) error {
+	switch {
+	case out.line == nil || len(out.inFlight) == 0 && out.mute.IsZero() || acked <= domain.LSN(out.lineAt.Load()):
+		out.mute = time.Time{}
+	case out.mute.IsZero():
+		out.mute = time.Now()
+	case time.Since(out.mute) > t.s.g.cfg.Timing.TargetTimeout:
+		t.giveUpLines()
+		return fmt.Errorf("target %s: nothing comes back by the line: %w: %w", t.site, errCut, domain.ErrUnavailable)
+	}
+	return nil
 }
 
 // streams keeps the stream that runs; nil: none does.
@@ -84,6 +105,9 @@ func (t *sender) streams(out *outgoing) {
 
 // ackedBy takes a position that came by the line.
 func (t *sender) ackedBy(a line.Ack) {
+	if out := t.lineOut(); out != nil {
+		out.lineAt.Store(uint64(a.LSN))
+	}
 	t.told(api.Position{LSN: a.LSN, Frame: a.Frame, Time: a.Time, Arrived: a.Arrived, Resend: a.Resend})
 	if !t.settles(a.LSN) {
 		poke(t.wake)
@@ -133,6 +157,12 @@ func (t *sender) isAhead(last domain.LSN) bool {
 	}
 	defer out.mu.Unlock()
 	return out.cursor > last
+}
+
+func (t *sender) lineOut() *outgoing {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.out
 }
 
 func (t *sender) streaming() *outgoing {

@@ -2,24 +2,259 @@ package group
 
 import (
 	"context"
+	"hash/crc32"
 	"log/slog"
 	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
 
+	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/line"
+	"github.com/holdfast-dr/holdfast/services/replicator/target"
 )
 
-// serveLines takes lines at a site until ctx ends.
+// byLine has every other test send its frames by lines, always the same: what holds one way must hold the other.
+func byLine(test string) bool { return crc32.ChecksumIEEE([]byte(test))%2 == 0 }
+
+// serveLines takes lines at a site until ctx ends, through c.wire if there is one.
 func (c *cluster) serveLines(ctx context.Context) *line.Server {
 	c.t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	s := line.NewServer(ln.Addr().String(), nil, slog.New(slog.DiscardHandler))
+	address := ln.Addr().String()
+	if c.wire != nil {
+		address = c.wire.to(address)
+	}
+	s := line.NewServer(address, nil, slog.New(slog.DiscardHandler))
 	go func() {
 		if err := s.Serve(ctx, ln); err != nil {
 			c.t.Errorf("lines: %v", err)
 		}
 	}()
 	return s
+}
+
+// wire is what lines go through on their way to a site.
+type wire struct {
+	ln          net.Listener
+	forth, back atomic.Bool // nothing passes that way
+
+	mu    sync.Mutex
+	there string
+	conns []net.Conn
+}
+
+// wired is a cluster whose lines go through a wire.
+func wired(t *testing.T, mode domain.Mode) (*cluster, *wire) {
+	t.Helper()
+	c := newCluster(t, mode)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wire{ln: ln}
+	go w.accept()
+	t.Cleanup(func() {
+		_ = ln.Close()
+		w.cut()
+	})
+	c.lines, c.wire = true, w
+	c.def.OnTargetLoss = domain.TargetLossSuspend
+	c.boot("a", "b") // in this order: b's is the site at the end of the wire
+	c.promote("a", 257)
+	c.follows("a", "b")
+	return c, w
+}
+
+func (w *wire) to(address string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.there = address
+	return w.ln.Addr().String()
+}
+
+func (w *wire) accept() {
+	for {
+		near, err := w.ln.Accept()
+		if err != nil {
+			return
+		}
+		w.mu.Lock()
+		far, err := net.Dial("tcp", w.there)
+		if err != nil {
+			_ = near.Close()
+			w.mu.Unlock()
+			continue
+		}
+		w.conns = append(w.conns, near, far)
+		w.mu.Unlock()
+		go carry(far, near, &w.forth)
+		go carry(near, far, &w.back)
+	}
+}
+
+func carry(to, from net.Conn, stopped *atomic.Bool) {
+	defer to.Close()
+	defer from.Close()
+	b := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(b)
+		if err != nil {
+			return
+		}
+		if !stopped.Load() {
+			if _, err := to.Write(b[:n]); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// cut ends every line.
+func (w *wire) cut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.conns {
+		_ = c.Close()
+	}
+	w.conns = nil
+}
+
+// byLineNow reports whether what goes to b goes by a line.
+func (n *node) byLineNow() bool {
+	s := n.g.current()
+	if s == nil || s.senders.get("b") == nil {
+		return false
+	}
+	out := s.senders.get("b").lineOut()
+	return out != nil && out.line != nil
+}
+
+func TestFramesGoByTheLineInEveryMode(t *testing.T) {
+	for _, mode := range []domain.Mode{domain.ModeSync, domain.ModeAsync} {
+		t.Run(string(mode), func(t *testing.T) {
+			c, _ := wired(t, mode)
+			a, b := c.nodes["a"], c.nodes["b"]
+			for i := range int64(20) {
+				a.write(int(i%2), i*4096, block(uint64(i+1)))
+			}
+			c.follows("a", "b")
+			c.same("a", "b")
+			if got, want := b.arrived(), a.g.store.last(); !a.byLineNow() || got != want {
+				t.Errorf("by a line: %v, up to %d of %d", a.byLineNow(), got, want)
+			}
+		})
+	}
+}
+
+func TestLinesThatAreCutAgainAndAgainLoseNothing(t *testing.T) {
+	for _, mode := range []domain.Mode{domain.ModeSync, domain.ModeAsync} {
+		t.Run(string(mode), func(t *testing.T) {
+			c, w := wired(t, mode)
+			a := c.nodes["a"]
+			u := a.unit(0)
+			var writers sync.WaitGroup
+			var written atomic.Int64
+			stop := make(chan struct{})
+			for w := range int64(8) {
+				writers.Go(func() {
+					for i := range int64(1 << 30) {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						if err := <-submit(u, &target.Command{Op: target.OpWrite, Off: (w*64 + i%64) * 4096, Len: 4096, Data: block(uint64(i<<8 | w + 1))}); err != nil {
+							t.Errorf("writer %d, write %d: %v", w, i, err)
+							return
+						}
+						written.Add(1)
+					}
+				})
+			}
+			for range 12 {
+				at := written.Load()
+				eventually(t, "more is written, by a line", func() bool { return written.Load() > at+50 && a.byLineNow() })
+				w.cut()
+			}
+			close(stop)
+			writers.Wait()
+			c.follows("a", "b")
+			c.same("a", "b")
+			if a.facts.has("target_lost") {
+				t.Error("the target counts as lost")
+			}
+		})
+	}
+}
+
+func TestWhereNoLineIsToBeHadNATSCarriesTheFrames(t *testing.T) {
+	for _, mode := range []domain.Mode{domain.ModeSync, domain.ModeAsync} {
+		t.Run(string(mode), func(t *testing.T) {
+			c, w := wired(t, mode)
+			_ = w.ln.Close() // a firewall
+			w.cut()
+			a := c.nodes["a"]
+			for i := range int64(20) {
+				a.write(int(i%2), i*4096, block(uint64(i+1)))
+			}
+			c.follows("a", "b")
+			c.same("a", "b")
+			if a.byLineNow() {
+				t.Error("there is a line")
+			}
+		})
+	}
+}
+
+// What the line swallows is sent again, through NATS: whichever way it carries nothing.
+func TestALineThatCarriesNothingIsGivenUp(t *testing.T) {
+	for _, mode := range []domain.Mode{domain.ModeSync, domain.ModeAsync} {
+		for _, way := range []string{"forth", "back"} {
+			t.Run(string(mode)+" "+way, func(t *testing.T) {
+				c, w := wired(t, mode)
+				a := c.nodes["a"]
+				a.write(0, 0, block(1))
+				if !a.byLineNow() {
+					t.Fatal("there is no line")
+				}
+				if way == "forth" {
+					w.forth.Store(true)
+				} else {
+					w.back.Store(true)
+				}
+				began := time.Now()
+				for i := range int64(4) {
+					a.write(int(i%2), i*4096, block(uint64(i+7)))
+				}
+				eventually(t, "the line is given up", func() bool {
+					a.write(0, 0, block(uint64(time.Since(began))))
+					return !a.byLineNow()
+				})
+				c.follows("a", "b")
+				c.same("a", "b")
+			})
+		}
+	}
+}
+
+// An older primary's token is worth nothing once the target follows another epoch, and what it had sent meanwhile is not taken.
+func TestALineEndsWithItsEpoch(t *testing.T) {
+	c, w := wired(t, domain.ModeAsync)
+	c.nodes["a"].write(0, 0, block(1))
+	w.mu.Lock()
+	there := w.there
+	w.mu.Unlock()
+	offer := c.nodes["b"].g.lineOffered()
+	c.follows("a", "b")
+	c.kill("a")
+	c.promote("b", 514)
+	_, err := line.Dial(t.Context(), "b", line.Offer{Address: there, Token: offer.Token}, nil, func(line.Ack) {})
+	if domain.Code(err) != domain.Code(domain.ErrNotFound) {
+		t.Errorf("the token of an epoch that is over: %v", err)
+	}
 }

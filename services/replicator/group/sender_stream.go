@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
@@ -33,6 +34,8 @@ type outgoing struct {
 	w        *bus.PipeWriter
 	direct   *bus.DirectWriter // nil: everything goes through the pipe
 	line     *line.Conn        // instead of both; nil: there is none
+	lineAt   atomic.Uint64     // the last LSN that the line told
+	mute     time.Time         // since when it has told less than NATS; zero: it has not
 	straight bool              // it goes past the pipe now
 	held     bool              // there may be more to send once the target has more of what is in flight
 	cursor   domain.LSN        // the first LSN that is neither sent nor ready
@@ -68,6 +71,9 @@ func (t *sender) stream(ctx context.Context, out *outgoing) error {
 			return fmt.Errorf("target %s asks for LSN %d again: %w", t.site, rewind, errRejoin)
 		}
 		if err := failed(out.inFlight); err != nil {
+			return err
+		}
+		if err := t.lineTells(out, acked); err != nil {
 			return err
 		}
 		t.caughtUp(ctx, acked)

@@ -50,6 +50,7 @@ func fillRing(t *testing.T, n *node, lacks domain.LSN) {
 func TestAResyncBringsTheVolumesToTheJournalsEndBeforeItIsInstalled(t *testing.T) {
 	c := newCluster(t, domain.ModeAsync)
 	c.pace.Head = 10 * time.Second // the target hears late what is acknowledged, and so its volumes lag its journal
+	c.lines = false                // its NATS server is the link
 	c.boot("a", "b")
 	c.promote("a", 257)
 	c.follows("a", "b")
