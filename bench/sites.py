@@ -108,11 +108,17 @@ class Sites:
                 f"site: {s}\ndata_dir: {data}\ntiming: default\nnats: {{listen: 127.0.0.1:{ports[s]}}}\nsites:\n{sites}"
                 + f"quorum: {{model: node_majority}}\njournal: {{size: {journal}}}\n"
                 + (f"metrics: {{listen: 127.0.0.1:{self.metrics}}}\n" if s == "a" else "")
-                + ("" if s == "w" else f"iscsi: {{listen: 127.0.0.1:{free_port()}}}\n")
+                + ("" if s == "w" else f"iscsi: {{listen: 127.0.0.1:{free_port()}}}\n" + self.lines(link if far else None))
                 + "groups:\n" + "".join(GROUPS[g].config(g, volumes, size) for g in groups))
             self.start(s)
         self.disks = {g: wait_for(f"group {g}", lambda g=g: self.served(g)) for g in groups}
         self.urls = {g: d[0] for g, d in self.disks.items()}
+
+    @staticmethod
+    def lines(link):
+        """Where a site takes changes past NATS: what comes over the link does so on this way, too."""
+        port = free_port()
+        return f'replication: {{listen: "127.0.0.1:{port}", address: "127.0.0.1:{link(port) if link else port}"}}\n'
 
     def start(self, site):
         log = open(self.dir / f"{site}.log", "a")

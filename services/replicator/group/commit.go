@@ -122,10 +122,11 @@ func (s *session) acknowledge() {
 			poke(s.completeWake)
 			return
 		}
-		for _, o := range s.acknowledged(b) {
+		ops := s.acknowledged(b)
+		poke(s.completeWake) // first, so that whoever sends the answers comes to run before it
+		for _, o := range ops {
 			s.answer(o, nil)
 		}
-		poke(s.completeWake)
 	}
 }
 
