@@ -89,6 +89,12 @@ func server(t testing.TB, creds *identity.Credentials, set ...func(*Server)) (*S
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serving(t, ln, creds, set...)
+}
+
+// serving is server on a listener that is there.
+func serving(t testing.TB, ln net.Listener, creds *identity.Credentials, set ...func(*Server)) (*Server, *log) {
+	t.Helper()
 	l := &log{}
 	s := NewServer(ln.Addr().String(), creds, newLogger(l))
 	for _, f := range set {
@@ -104,6 +110,29 @@ func server(t testing.TB, creds *identity.Credentials, set ...func(*Server)) (*S
 		}
 	})
 	return s, l
+}
+
+// narrow gives a connection the smallest buffers there are. The kernel's own grow to megabytes before a peer that does not read is felt.
+func narrow(t testing.TB, nc net.Conn) {
+	t.Helper()
+	tcp := nc.(*net.TCPConn)
+	if err := errors.Join(tcp.SetReadBuffer(1), tcp.SetWriteBuffer(1)); err != nil {
+		t.Error(err)
+	}
+}
+
+// narrowListener accepts narrow connections.
+type narrowListener struct {
+	net.Listener
+	t testing.TB
+}
+
+func (l narrowListener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err == nil {
+		narrow(l.t, nc)
+	}
+	return nc, err
 }
 
 // dialed is a line that the test's end closes.

@@ -326,6 +326,7 @@ func answering(t *testing.T, b []byte) string {
 			return
 		}
 		defer nc.Close()
+		narrow(t, nc)
 		if read(t, nc, make([]byte, helloBytes)) == nil {
 			nc.Write(b)
 		}
@@ -373,28 +374,38 @@ func TestConnectionsThatOweTheirHelloAreBounded(t *testing.T) {
 }
 
 func TestSendingToAPeerThatDoesNotReadLosesTheLine(t *testing.T) {
-	o := Offer{Address: answering(t, []byte{welcome}), Token: strings.Repeat("A", tokenBytes)}
-	c := dialed(t, o, nil, nil)
-	c.writeTimeout = 20 * time.Millisecond
-	message, err := make([]byte, maxMessage), error(nil)
-	for err == nil {
-		err = c.Send(message)
+	for length, more := range map[int]time.Duration{slowest - 1: 0, slowest: time.Second} {
+		o := Offer{Address: answering(t, []byte{welcome}), Token: strings.Repeat("A", tokenBytes)}
+		c := dialed(t, o, nil, nil)
+		narrow(t, c.nc)
+		c.writeTimeout = 20 * time.Millisecond
+		message, err, began := make([]byte, length), error(nil), time.Time{}
+		for err == nil {
+			began = time.Now()
+			err = c.Send(message)
+		}
+		if !errors.Is(err, domain.ErrUnavailable) || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error(err)
+		}
+		if took := time.Since(began); took < c.writeTimeout+more {
+			t.Errorf("a message of %d bytes is given %s", length, took)
+		}
+		within(t, c.Lost(), "the line's end")
 	}
-	if !errors.Is(err, domain.ErrUnavailable) || !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Error(err)
-	}
-	within(t, c.Lost(), "the line's end")
 }
 
 func TestASenderThatDoesNotReadAcksLosesTheLine(t *testing.T) {
-	s, _ := server(t, nil, func(s *Server) { s.writeTimeout = 20 * time.Millisecond })
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _ := serving(t, narrowListener{ln, t}, nil, func(s *Server) { s.writeTimeout = 20 * time.Millisecond })
 	o, closing := s.Open(func(context.Context, []byte) (Ack, error) { return Ack{}, nil })
 	defer closing()
 	nc := shown(t, o)
-	nc.(*net.TCPConn).SetReadBuffer(4096)
+	narrow(t, nc)
 	many := bytes.Repeat([]byte{1, 0, 0, 0, 'x'}, 10_000)
 	_ = nc.SetWriteDeadline(time.Now().Add(20 * time.Second))
-	var err error
 	for err == nil {
 		_, err = nc.Write(many)
 	}
