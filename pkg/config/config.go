@@ -31,6 +31,8 @@ type Config struct {
 	Health  Health  `yaml:"health"`
 	DNS     DNS     `yaml:"dns"`
 	Groups  []Group `yaml:"groups"` // seeds: written to desired state where it is empty
+	// Replication is where the replicators of other sites send changes to this one's past NATS.
+	Replication Replication `yaml:"replication"`
 	// Support names the VMs that others need to be of use: directory, DNS, remote desktop. Plans should bring them up first.
 	Support []domain.VMID `yaml:"support"`
 	Plans   []Plan        `yaml:"plans"`
@@ -87,6 +89,13 @@ type Relay struct {
 	// ConnectionsPerPeer bounds the connections of one address: a site has one for each of its services and VM hosts at the
 	// destination, and one more for a command.
 	ConnectionsPerPeer int `yaml:"connections_per_peer"`
+}
+
+// Replication is where a data site takes lines. Where it takes none, or none can be made, changes go by NATS.
+type Replication struct {
+	Listen string `yaml:"listen"` // host:port; empty: no lines
+	// Address is the host:port that other sites are told, where they do not reach the address that is listened on.
+	Address string `yaml:"address"`
 }
 
 // ISCSI is where volumes are served.

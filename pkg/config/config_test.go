@@ -57,6 +57,15 @@ func TestEachKindOfMistakeIsToldWithLineFieldAndMend(t *testing.T) {
 		{"chap of an odd user", "listen: 127.0.0.1:3260", "chap: {user: 'a b', secret_file: s}", "iscsi.chap.user", "without spaces"},
 		{"mutual without a secret", "listen: 127.0.0.1:3260", "chap: {user: u, secret_file: s, mutual_user: t}", "iscsi.chap.mutual_secret_file", "mode 0600"},
 		{"mutual alone", "listen: 127.0.0.1:3260", "chap: {mutual_user: t, mutual_secret_file: m}", "iscsi.chap.mutual_user", "secret_file as well"},
+		{"lines on a bad port", "replication: {}", "replication: {listen: '127.0.0.1:99999'}", "replication.listen", "port of 0 to 65535"},
+		{"lines that nobody listens for", "replication: {}", "replication: {address: 'a.example.org:4231'}", "replication.listen", "where the replicators of other sites connect"},
+		{"lines for everybody without credentials", "replication: {}", "replication: {listen: '192.0.2.1:4231'}", "replication.listen", "holdfast site init"},
+		{"lines everywhere without an address", "replication: {}", "replication: {listen: '0.0.0.0:4231'}", "replication.address", "at which other sites reach"},
+		{"lines on no host without an address", "replication: {}", "replication: {listen: ':4231'}", "replication.address", "at which other sites reach"},
+		{"lines to a bad address", "replication: {}", "replication: {listen: '127.0.0.1:4231', address: a.example.org}", "replication.address", "write host:port"},
+		{"lines to everywhere", "replication: {}", "replication: {listen: '127.0.0.1:4231', address: '[::]:4231'}", "replication.address", "at which other sites reach"},
+		{"lines to no port", "replication: {}", "replication: {listen: '127.0.0.1:4231', address: 'a.example.org:0'}", "replication.address", "at which other sites reach"},
+		{"lines on a port that is taken", "replication: {}", "replication: {listen: '127.0.0.1:3260'}", "replication.listen", "port of its own"},
 		{"unknown mode", "mode: sync", "mode: synchronous", "groups[0].targets[0].mode", "sync or async or none"},
 		{"target is witness", "targets: [{site: b,", "targets: [{site: w,", "groups[0].targets[0].site", "role is data"},
 		{"rate without a unit", "mode: sync}", "mode: async, transport: {rate_limit: 10}}", "groups[0].targets[0].transport.rate_limit", "512KiB, 10MiB"},
@@ -159,6 +168,27 @@ func TestEachKindOfMistakeIsToldWithLineFieldAndMend(t *testing.T) {
 			}
 			t.Fatalf("want field %q and mend %q, got:\n%v", c.field, c.mend, err)
 		})
+	}
+}
+
+func TestLinesAreOffUnlessTheFileSaysWhere(t *testing.T) {
+	data, err := os.ReadFile(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for with, want := range map[string]config.Replication{
+		"replication: {}":                         {},
+		"replication: {listen: '127.0.0.1:4231'}": {Listen: "127.0.0.1:4231"},
+		"replication: {listen: '127.0.0.1:0', address: 'a.example.org:14231'}":                            {Listen: "127.0.0.1:0", Address: "a.example.org:14231"},
+		"security: {secrets: secrets}\nreplication: {listen: '[::]:4231', address: 'a.example.org:4231'}": {Listen: "[::]:4231", Address: "a.example.org:4231"},
+	} {
+		text := strings.Replace(string(data), "replication: {}", with, 1)
+		if strings.Contains(with, "security") {
+			text = strings.NewReplacer("nats://", "tls://", "  listen: 127.0.0.1:4222", "  conf: nats.conf\n  listen: 127.0.0.1:4222").Replace(text)
+		}
+		if cfg, err := config.Parse("site-a.yaml", []byte(text)); err != nil || cfg.Replication != want {
+			t.Errorf("%s: %+v %v", with, cfg.Replication, err)
+		}
 	}
 }
 

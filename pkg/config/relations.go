@@ -97,6 +97,7 @@ func (c Config) validateAddresses(v *validator) {
 		return
 	}
 	listens("iscsi.listen", c.ISCSI.Listen)
+	listens("replication.listen", c.Replication.Listen)
 	listens("dns.listen", c.DNS.Listen)
 	for i, h := range c.Hosts {
 		listens(fmt.Sprintf("hosts[%d].probe", i), h.Probe)

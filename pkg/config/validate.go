@@ -91,6 +91,7 @@ func (c Config) Validate() []Problem {
 	self := c.Self()
 	if self.Role == domain.SiteData {
 		c.validateISCSI(v)
+		c.validateReplication(v)
 		if c.Journal.Size < 16<<20 {
 			v.bad("journal.size", c.Journal.Size.String()+" is too small", "give a journal at least 16MiB")
 		}
@@ -182,6 +183,12 @@ func isLoopback(host string) bool {
 	return host == "localhost" || err == nil && a.IsLoopback()
 }
 
+// isUnspecified reports whether a host stands for every address of the machine.
+func isUnspecified(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return host == "" || err == nil && a.IsUnspecified()
+}
+
 func (c Config) validateISCSI(v *validator) {
 	v.hostPort("iscsi.listen", c.ISCSI.Listen)
 	c.validateCHAP(v)
@@ -189,10 +196,8 @@ func (c Config) validateISCSI(v *validator) {
 		return
 	}
 	v.hostPort("iscsi.portal", c.ISCSI.Portal)
-	if host, _, err := net.SplitHostPort(c.ISCSI.Portal); err == nil {
-		if a, err := netip.ParseAddr(host); host == "" || err == nil && a.IsUnspecified() {
-			v.bad("iscsi.portal", fmt.Sprintf("%q is no address that initiators can connect to", c.ISCSI.Portal), "give the address at which VM hosts reach this site's volumes")
-		}
+	if host, _, err := net.SplitHostPort(c.ISCSI.Portal); err == nil && isUnspecified(host) {
+		v.bad("iscsi.portal", fmt.Sprintf("%q is no address that initiators can connect to", c.ISCSI.Portal), "give the address at which VM hosts reach this site's volumes")
 	}
 }
 

@@ -382,6 +382,7 @@ func hostService(cfg config.Config, h config.Host) service {
 
 func replicatorService(cfg config.Config) service {
 	rc := replicator.Config{Site: cfg.Site, DataDir: filepath.Join(cfg.DataDir, "replicator"), ISCSIListen: cfg.ISCSI.Listen, ISCSIPortal: cfg.ISCSI.Portal,
+		LineListen: cfg.Replication.Listen, LineAddress: cfg.Replication.Address,
 		CHAP: chap.Settings(cfg.ISCSI.CHAP), JournalBytes: int64(cfg.Journal.Size),
 		ResyncRate: int64(cfg.Copies.ResyncRate), ScrubEvery: time.Duration(cfg.Copies.ScrubEvery), ScrubHeal: cfg.Copies.ScrubHeal, ScrubRate: int64(cfg.Copies.ScrubRate), Links: map[domain.SiteID]domain.Transport{}}
 	for _, l := range cfg.Links {
