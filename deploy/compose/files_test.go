@@ -146,6 +146,19 @@ func TestTheSitesServerHasItsPrivateNameInTheSiteOnly(t *testing.T) {
 	}
 }
 
+// TestTheLineIsReachedAtAPortOfTheSitesOwn: replicators of other sites come in at the replicator, where HOLDFAST_LINE_PORT says.
+func TestTheLineIsReachedAtAPortOfTheSitesOwn(t *testing.T) {
+	for want, env := range map[string][]string{"4231": nil, "14231": {"HOLDFAST_LINE_PORT=14231"}} {
+		s, err := load(t, folder(t, compose.Data()), nil, env...).GetService("replicator")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(s.Ports, func(p types.ServicePortConfig) bool { return p.Target == 4231 && p.Published == want }) {
+			t.Errorf("want it at %s, published is %+v", want, s.Ports)
+		}
+	}
+}
+
 // TestCompose1TakesTheFiles runs the docker-compose of this machine, version 1 on Debian 12.
 func TestCompose1TakesTheFiles(t *testing.T) {
 	if _, err := exec.LookPath("docker-compose"); err != nil {

@@ -99,8 +99,8 @@ func (f *fleet) heal(ctx context.Context, links []link) error {
 		}
 		if err := each(all, func(c container) error {
 			args := []string{"network", "connect"}
-			if c.Service == "nats" {
-				args = append(args, "--alias", "nats-"+string(l.of.id))
+			if name := map[string]string{"nats": "nats-", "replicator": "line-"}[c.Service]; name != "" {
+				args = append(args, "--alias", name+string(l.of.id))
 			}
 			_, err := docker(ctx, append(args, l.name, c.ID)...)
 			return err

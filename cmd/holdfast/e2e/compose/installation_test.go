@@ -199,6 +199,7 @@ func (in *installation) edit(p *place) error {
 	change(`^# tracing:\n#   otlp: .*$`, "tracing:\n  otlp: jaeger:4317")
 	if p.data() {
 		change(`listen: replicator:3260`, "listen: 0.0.0.0:3260\n  portal: "+p.at(11)+":3260")
+		change(`address: "nats-`+string(p.id)+`:4231"`, `address: "line-`+string(p.id)+`:4231"`) // a container of its own
 		change(`listen: dns:5353\n  ttl: 5s`, "listen: "+p.authority()+"\n  ttl: 1s")
 	}
 	if err != nil {

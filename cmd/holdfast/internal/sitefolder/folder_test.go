@@ -354,6 +354,32 @@ func TestGroupsOfAFileAreTakenWithTheirHostsAndComments(t *testing.T) {
 	}
 }
 
+func TestADataSiteTakesLinesWhereOthersReachIt(t *testing.T) {
+	for name, c := range map[string]struct {
+		set  func(*sitefolder.Options)
+		want config.Replication
+	}{
+		"containers":          {func(*sitefolder.Options) {}, config.Replication{Listen: "0.0.0.0:4231", Address: "192.0.2.1:4231"}},
+		"containers, a name":  {func(o *sitefolder.Options) { o.Address = "nats.a.example.org:14222" }, config.Replication{Listen: "0.0.0.0:4231", Address: "nats.a.example.org:4231"}},
+		"containers, IPv6":    {func(o *sitefolder.Options) { o.Address = "[2001:db8::1]:4222" }, config.Replication{Listen: "0.0.0.0:4231", Address: "[2001:db8::1]:4231"}},
+		"embedded":            {func(o *sitefolder.Options) { o.Embedded = true }, config.Replication{Listen: "192.0.2.1:4231", Address: "192.0.2.1:4231"}},
+		"embedded, elsewhere": {func(o *sitefolder.Options) { o.Embedded, o.Listen = true, "0.0.0.0" }, config.Replication{Listen: "0.0.0.0:4231", Address: "192.0.2.1:4231"}},
+		"embedded, loopback":  {func(o *sitefolder.Options) { o.Embedded, o.Address = true, "127.0.0.1:14222" }, config.Replication{}},
+		"embedded, localhost": {func(o *sitefolder.Options) { o.Embedded, o.Address = true, "localhost" }, config.Replication{}},
+		"a witness":           {func(o *sitefolder.Options) { o.Role = domain.SiteWitness }, config.Replication{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := options(t.TempDir(), "a")
+			c.set(&o)
+			initSite(t, o)
+			cfg, err := config.Load(filepath.Join(o.Dir, "config", "site.yaml"))
+			if err != nil || cfg.Replication != c.want {
+				t.Errorf("%+v %v", cfg.Replication, err)
+			}
+		})
+	}
+}
+
 func TestEmbeddedSiteHasItsServerInsideAndNoComposeFile(t *testing.T) {
 	dir := t.TempDir()
 	o := options(dir, "a")

@@ -28,6 +28,7 @@ const (
 	iscsiPort        = "3260"
 	dnsPort          = "53"
 	dnsPortInside    = "5353" // an unprivileged process cannot have 53
+	linePort         = "4231"
 	metricsPort      = "9190"
 	firstServicePort = 9191 // of /healthz and /metrics of a service that is a process of its own
 	firstProbePort   = 7101
@@ -40,6 +41,7 @@ type siteFile struct {
 	Cluster, File                                  string
 	Data                                           bool
 	Listen, Local, Metrics, OTLP, ISCSI, DNS, Zone string
+	Line, LineAddress                              string // where other sites' replicators connect, here and as they see it
 	Sites, Hosts                                   []string
 	Ports                                          []string // metrics.ports of services that run as processes of their own on this machine
 	Sections                                       string
@@ -59,6 +61,7 @@ func renderSite(o Options, cluster string, sites []identity.Facts) ([]byte, erro
 		v.Metrics, v.OTLP = "0.0.0.0:"+metricsPort, "jaeger:4317"
 		v.ISCSI, v.DNS = "replicator:"+iscsiPort, "dns:"+dnsPortInside // by name: the services of a site ask one another
 	}
+	v.Line, v.LineAddress = lines(o)
 	for _, s := range sites {
 		v.Sites = append(v.Sites, siteLine(s))
 	}
@@ -84,6 +87,20 @@ func renderSite(o Options, cluster string, sites []identity.Facts) ([]byte, erro
 		return nil, fmt.Errorf("write site.yaml: %w", err)
 	}
 	return out.Bytes(), validateSite(o, out.Bytes())
+}
+
+// lines is where replicators of other sites connect, and what these are told. Sites that reach one another on loopback are on one
+// machine, where the port could be that of one site only: those that have no network of containers of their own take none.
+func lines(o Options) (listen, address string) {
+	host, _, _ := net.SplitHostPort(o.Address) // checked
+	address = net.JoinHostPort(host, linePort)
+	if !o.Embedded {
+		return net.JoinHostPort("0.0.0.0", linePort), address
+	}
+	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
+		return "", ""
+	}
+	return net.JoinHostPort(o.Listen, linePort), address
 }
 
 // processPorts gives each service an address of its own for /healthz and /metrics, one after the other behind the whole
