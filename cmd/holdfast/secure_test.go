@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -77,6 +78,10 @@ func securedInstallation(t *testing.T) *secured {
 		}
 		text := strings.NewReplacer("127.0.0.1", net+".1", "127.0.11.", net+".1", "127.0.12.", net+".2", "256MiB", "16MiB", "hold_down: 30s", "hold_down: 1s",
 			"nats://", "tls://").Replace(string(sample))
+		text = strings.Replace(text, "\nreplication: {}", "", 1)
+		if name != "w" {
+			text += fmt.Sprintf("replication: {listen: '%s.1:%d'}\n", net, map[string]int{"a": 4231, "b": 4232}[name])
+		}
 		text = strings.Replace(text, "\nnats:\n", "\nsecurity:\n  secrets: ./"+name+"/secrets\nnats:\n  conf: ./"+name+"/nats.conf\n", 1)
 		s.files[name] = filepath.Join(root, "site-"+name+".yaml")
 		if err := os.WriteFile(s.files[name], []byte(text), 0o600); err != nil {
@@ -143,8 +148,29 @@ func (s *secured) start(name string) {
 
 func (s *secured) noViolation(during string) {
 	s.t.Helper()
-	if bad := s.log.lines("violation", "request refused", "may not publish"); len(bad) > 0 {
+	if bad := s.log.lines("violation", "request refused", "may not publish", "no tls with the sender"); len(bad) > 0 {
 		s.t.Fatalf("during %s:\n%s", during, strings.Join(bad, ""))
+	}
+}
+
+// proveLines wants lines to be offered by a replicator that shows who it is, and none to be refused.
+func (s *secured) proveLines() {
+	s.t.Helper()
+	for _, name := range []string{"a", "b"} {
+		d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} // who it says it is, is what is asked here
+		c, err := d.DialContext(s.t.Context(), "tcp", s.cfgs[name].Replication.Listen)
+		if err != nil {
+			s.t.Fatalf("lines of site %s: %v", name, err)
+		}
+		if who := c.(*tls.Conn).ConnectionState().PeerCertificates[0].Subject.CommonName; who != name+"."+api.ServiceReplicator {
+			s.t.Errorf("lines of site %s are taken by %s", name, who)
+		}
+		_ = c.Close()
+	}
+	for _, l := range s.log.lines("no line to the target") {
+		if strings.Contains(l, domain.ErrRefused.Error()) {
+			s.t.Error(l)
+		}
 	}
 }
 
@@ -224,6 +250,7 @@ func TestSecuredInstallationStartsMovesFailsOverAndComesBack(t *testing.T) {
 	}
 	awaitGroup(t, s.files["a"], "a")
 	s.noViolation("start")
+	s.proveLines()
 	s.policy("async")
 	s.policy("sync")
 	s.checkAudit("a", "a.operator", "group_set", "tester", "to sync")

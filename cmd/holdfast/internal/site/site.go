@@ -392,6 +392,10 @@ func replicatorService(cfg config.Config) service {
 		rc.Timing.Pull = 150 * time.Millisecond
 	}
 	return service{api.ServiceReplicator, func(ctx context.Context, d deps) error {
-		return replicator.Run(ctx, rc, replicator.Deps{Mesh: d.mesh, Tracer: d.tracer, Logger: d.log, Metrics: d.metrics})
+		creds, err := credentials(cfg, api.ServiceReplicator)
+		if err != nil {
+			return err
+		}
+		return replicator.Run(ctx, rc, replicator.Deps{Mesh: d.mesh, Tracer: d.tracer, Logger: d.log, Metrics: d.metrics, Credentials: creds})
 	}}
 }
