@@ -124,6 +124,19 @@ func headerLen(count int) int64 { return alignUp(int64(headerSize)+int64(count)*
 
 func (h *header) size() int64 { return headerLen(h.count) + h.payloadLen }
 
+// HeaderPadding is where in an encoded frame the zeroes lie that fill its header area to whole pages; 0, 0 for what is no frame.
+func HeaderPadding(b []byte) (from, to int) {
+	if len(b) < headerSize {
+		return 0, 0
+	}
+	h, err := parseFixed(b)
+	at, end := headerSize+h.count*entrySize, int(headerLen(h.count))
+	if err != nil || at == end || len(b) < end || !allZero(b[at:end]) {
+		return 0, 0
+	}
+	return at, end
+}
+
 // FrameSize reads from the first page of an encoded frame how many bytes the frame has. ErrBadFrame else.
 func FrameSize(b []byte) (int64, error) {
 	if len(b) < headerSize {

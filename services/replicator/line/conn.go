@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -21,10 +20,10 @@ type Conn struct {
 	nc           net.Conn
 	writeTimeout time.Duration
 
-	length [lengthBytes]byte
-	pair   [2][]byte   // the length and the message, in plain TCP
-	rest   net.Buffers // what of pair is not written
-	record []byte      // the length and the message's beginning, in TLS; else nil
+	head   [headBytes]byte
+	parts  [3][]byte   // the head and the message around its gap
+	rest   net.Buffers // what of them is not written
+	record []byte      // the head and the message's beginning, in TLS; else nil
 
 	once sync.Once
 	err  error // of lost
@@ -142,22 +141,36 @@ func (c *Conn) Send(message []byte) error {
 	return nil
 }
 
-// write hands length and message to the socket at once.
+// write hands head and message to the socket at once.
 func (c *Conn) write(message []byte) error {
-	if c.record != nil {
-		binary.LittleEndian.PutUint32(c.record, uint32(len(message)))
-		n := copy(c.record[lengthBytes:], message)
-		_, err := c.nc.Write(c.record[:lengthBytes+n])
-		if err == nil && n < len(message) {
-			_, err = c.nc.Write(message[n:]) // TLS would cut here anyway
-		}
-		return err
+	h := headOf(message)
+	h.put(&c.head)
+	c.parts = [3][]byte{c.head[:], message[:h.gapAt], message[h.gapAt+h.gap:]}
+	c.rest = c.parts[:]
+	var err error
+	if c.record == nil {
+		_, err = c.rest.WriteTo(c.nc)
+	} else {
+		err = c.writeRecords()
 	}
-	binary.LittleEndian.PutUint32(c.length[:], uint32(len(message)))
-	c.pair = [2][]byte{c.length[:], message}
-	c.rest = c.pair[:]
-	_, err := c.rest.WriteTo(c.nc)
-	c.pair = [2][]byte{}
+	c.parts, c.rest = [3][]byte{}, nil
+	return err
+}
+
+// writeRecords writes the parts with no more TLS records than they need.
+func (c *Conn) writeRecords() error {
+	n := 0
+	for i := range c.parts {
+		part := &c.parts[i]
+		m := copy(c.record[n:], *part)
+		n, *part = n+m, (*part)[m:]
+	}
+	_, err := c.nc.Write(c.record[:n])
+	for _, part := range c.parts {
+		if err == nil && len(part) > 0 {
+			_, err = c.nc.Write(part) // TLS would cut here anyway
+		}
+	}
 	return err
 }
 

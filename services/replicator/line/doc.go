@@ -31,8 +31,10 @@
 // message in the order of the messages:
 //
 //	offset  bytes  message
-//	0       4      length of the bytes, 1 to maxMessage
-//	4       -      the bytes
+//	0       4      length of the message, 1 to maxMessage
+//	4       4      where in it zeroes begin that are not sent
+//	8       4      how many they are; 0 for none
+//	12      -      the bytes around them
 //
 //	offset  bytes  ack
 //	0       8      last LSN in the journal
@@ -42,12 +44,12 @@
 //	32      4      flags: 1 the target asks for what follows LSN again
 //	36      4      CRC32C of what precedes
 //
-// A message has no checksum: the frames in it have their own.
+// A message has no checksum: the frames in it have their own. What is not sent is the padding of a frame's header to whole pages.
 //
 // # What ends a line
 //
 //   - A hello that does not come within 5 s. No more than 64 connections may owe theirs at once.
-//   - A length outside its bounds, an ack that is damaged, an error of take.
+//   - A length outside its bounds, zeroes that are not within it, an ack that is damaged, an error of take.
 //   - A write that does not end within 2 s, at either end; at the sender's a second more for each 64 KiB of the message.
 //   - Another connection that shows the same token, and the end of the offer.
 //   - TCP: its keepalive notices a peer that is gone while nothing is sent.

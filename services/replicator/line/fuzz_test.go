@@ -13,12 +13,14 @@ import (
 
 // split is what a server has to take of a client's bytes.
 func split(b []byte) (messages [][]byte) {
-	for len(b) >= lengthBytes {
-		n := int64(binary.LittleEndian.Uint32(b))
-		if b = b[lengthBytes:]; n < 1 || n > maxMessage || n > int64(len(b)) {
+	for len(b) >= headBytes {
+		n, at, gap := int64(binary.LittleEndian.Uint32(b)), int64(binary.LittleEndian.Uint32(b[4:])), int64(binary.LittleEndian.Uint32(b[8:]))
+		b = b[headBytes:]
+		if n < 1 || n > maxMessage || at+gap > n || at > 0 && gap == 0 || n-gap > int64(len(b)) {
 			break
 		}
-		messages, b = append(messages, b[:n]), b[n:]
+		m := append(bytes.Clone(b[:at]), make([]byte, gap)...)
+		messages, b = append(messages, append(m, b[at:n-gap]...)), b[n-gap:]
 	}
 	return messages
 }
@@ -39,7 +41,7 @@ func (c *scripted) SetWriteDeadline(time.Time) error { return nil }
 
 // FuzzServer: of whatever follows a hello the whole messages are taken, and acked, and nothing else.
 func FuzzServer(f *testing.F) {
-	f.Add([]byte("\x03\x00\x00\x00one\x01\x00\x00\x002"))
+	f.Add([]byte("\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00one\x03\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x0023"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := NewServer("", nil, newLogger(io.Discard))
 		want, taken := split(b), 0

@@ -232,7 +232,15 @@ func TestALyingLengthEndsTheConnection(t *testing.T) {
 	defer closing()
 	for _, n := range []uint32{0, maxMessage + 1, 1 << 31, 1<<32 - 1} {
 		nc := shown(t, o)
-		if _, err := nc.Write(binary.LittleEndian.AppendUint32(nil, n)); err != nil {
+		if _, err := nc.Write(append(binary.LittleEndian.AppendUint32(nil, n), make([]byte, 8)...)); err != nil {
+			t.Fatal(err)
+		}
+		hangsUp(t, nc)
+	}
+	for _, h := range []head{{8, 4, 5}, {8, 9, 0}, {8, 0, 9}, {8, 1 << 31, 1 << 31}, {8, 3, 0}} {
+		nc, b := shown(t, o), [headBytes]byte{}
+		h.put(&b)
+		if _, err := nc.Write(b[:]); err != nil {
 			t.Fatal(err)
 		}
 		hangsUp(t, nc)
@@ -245,6 +253,9 @@ func TestALyingLengthEndsTheConnection(t *testing.T) {
 	}
 }
 
+// zeroes, where a head says what is not sent, say that all is.
+const zeroes = "\x00\x00\x00\x00\x00\x00\x00\x00"
+
 func TestAMessageThatIsCutIsNotTaken(t *testing.T) {
 	s, _ := server(t, nil)
 	o, closing := s.Open(func(_ context.Context, m []byte) (Ack, error) {
@@ -255,7 +266,7 @@ func TestAMessageThatIsCutIsNotTaken(t *testing.T) {
 	})
 	defer closing()
 	nc := shown(t, o)
-	if _, err := nc.Write([]byte("\x03\x00\x00\x00one\x05\x00\x00\x00tw")); err != nil {
+	if _, err := nc.Write([]byte("\x03\x00\x00\x00"+zeroes+"one\x05\x00\x00\x00"+zeroes+"tw")); err != nil {
 		t.Fatal(err)
 	}
 	var b [ackBytes]byte

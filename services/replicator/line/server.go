@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -165,25 +164,28 @@ func (s *Server) carry(ctx context.Context, nc net.Conn, r *bufio.Reader, of *of
 	if err := write([]byte{welcome}); err != nil {
 		return err
 	}
-	length, out := make([]byte, lengthBytes), new([ackBytes]byte)
+	begins, out := new([headBytes]byte), new([ackBytes]byte)
 	for {
-		if _, err := io.ReadFull(r, length); err != nil {
+		if _, err := io.ReadFull(r, begins[:]); err != nil {
 			return err
 		}
-		n := int64(binary.LittleEndian.Uint32(length))
-		if err := checkLength(n); err != nil {
+		h, err := parseHead(begins)
+		if err != nil {
 			return err
 		}
-		message := vfs.Aligned(int(n))
-		if _, err := io.ReadFull(r, message); err != nil {
-			return fmt.Errorf("read a message of %d bytes: %w", n, err)
+		message := vfs.Aligned(h.length) // zeroes
+		if _, err := io.ReadFull(r, message[:h.gapAt]); err != nil {
+			return fmt.Errorf("read a message of %d bytes: %w", h.length, err)
+		}
+		if _, err := io.ReadFull(r, message[h.gapAt+h.gap:]); err != nil {
+			return fmt.Errorf("read a message of %d bytes: %w", h.length, err)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err() // what had come already is not taken after the end
 		}
 		ack, err := of.take(ctx, message)
 		if err != nil {
-			return fmt.Errorf("take a message of %d bytes: %w", n, err)
+			return fmt.Errorf("take a message of %d bytes: %w", h.length, err)
 		}
 		ack.put(out)
 		if err := write(out[:]); err != nil {

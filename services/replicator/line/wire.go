@@ -18,7 +18,7 @@ const (
 	version      = 1
 	versionBytes = 5 // of the hello: up to the version
 	helloBytes   = versionBytes + tokenBytes + 4
-	lengthBytes  = 4
+	headBytes    = 12 // of a message
 	ackBytes     = 40
 	// maxMessage is a frame, and room for the head of an envelope around it.
 	maxMessage = journal.MaxFrameBytes + journal.PageSize
@@ -124,6 +124,33 @@ func parseAck(b *[ackBytes]byte) (Ack, error) {
 		a.Time = time.Unix(0, at)
 	}
 	return a, nil
+}
+
+// head is what precedes a message: how long it is, and where it has zeroes that are not sent.
+type head struct{ length, gapAt, gap int }
+
+// headOf leaves out the padding of the first frame's header: a frame of one page is two.
+func headOf(message []byte) head {
+	from, to := journal.HeaderPadding(message)
+	return head{len(message), from, to - from}
+}
+
+func (h head) put(b *[headBytes]byte) {
+	binary.LittleEndian.PutUint32(b[0:], uint32(h.length))
+	binary.LittleEndian.PutUint32(b[4:], uint32(h.gapAt))
+	binary.LittleEndian.PutUint32(b[8:], uint32(h.gap))
+}
+
+// parseHead reads what put wrote. domain.ErrInvalid for a length out of bounds, or a gap that is not within it.
+func parseHead(b *[headBytes]byte) (head, error) {
+	length, at, gap := int64(binary.LittleEndian.Uint32(b[0:])), int64(binary.LittleEndian.Uint32(b[4:])), int64(binary.LittleEndian.Uint32(b[8:]))
+	if err := checkLength(length); err != nil {
+		return head{}, err
+	}
+	if at+gap > length || at > 0 && gap == 0 {
+		return head{}, fmt.Errorf("a message of %d bytes without %d at %d: %w", length, gap, at, domain.ErrInvalid)
+	}
+	return head{int(length), int(at), int(gap)}, nil
 }
 
 // checkLength holds a message to its bounds.
