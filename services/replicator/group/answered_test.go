@@ -31,7 +31,7 @@ func TestWhoIsAnsweredReadsWhatItWrote(t *testing.T) {
 							clear(data) // told as zeroes, without payload
 						}
 						want := bytes.Clone(data)
-						if err := <-submit(u, &target.Command{Op: target.OpWrite, Off: off, Len: int64(len(data)), Data: data}); err != nil {
+						if err := <-submit(u, &target.Command{Op: target.OpWrite, Off: off, Len: int64(len(data)), Data: data, Alone: i%3 == 0}); err != nil {
 							t.Error(err)
 							return
 						}

@@ -440,7 +440,7 @@ func await(t *testing.T, c <-chan error) error {
 
 func (n *node) write(volume int, off int64, data []byte) {
 	n.t.Helper()
-	if err := await(n.t, submit(n.unit(volume), &target.Command{Op: target.OpWrite, Off: off, Len: int64(len(data)), Data: data})); err != nil {
+	if err := await(n.t, submit(n.unit(volume), &target.Command{Op: target.OpWrite, Off: off, Len: int64(len(data)), Data: data, Alone: off%8192 == 0})); err != nil {
 		n.t.Fatalf("write at %d of site %s: %v", off, n.id, err)
 	}
 }

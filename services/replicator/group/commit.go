@@ -12,7 +12,8 @@ import (
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 )
 
-// commitLoop is the one committer: it cuts the open frame whenever the one before it is written.
+// commitLoop is the committer: it cuts the open frame whenever the one before it is written. Only a command that is alone is committed
+// by whoever brings it: see commitHere.
 func (s *session) commitLoop() {
 	for {
 		select {
@@ -20,20 +21,28 @@ func (s *session) commitLoop() {
 		case <-s.ctx.Done():
 			return
 		}
-		for s.ctx.Err() == nil {
-			b, ended := s.cut()
-			s.settle(ended)
-			if b == nil {
-				break
-			}
-			if err := s.write(b); err != nil {
-				if s.ctx.Err() == nil {
-					s.fail(fmt.Errorf("write the journal: %w", err))
-				}
-				return
-			}
+		for more := true; more; {
+			s.committing.Lock()
+			more = s.ctx.Err() == nil && s.commitOne()
+			s.committing.Unlock()
 		}
 	}
+}
+
+// commitOne cuts the open frame and writes it; false when there is none, or the session is over. Under committing.
+func (s *session) commitOne() bool {
+	b, ended := s.cut()
+	s.settle(ended)
+	if b == nil {
+		return false
+	}
+	if err := s.write(b); err != nil {
+		if s.ctx.Err() == nil {
+			s.fail(fmt.Errorf("write the journal: %w", err))
+		}
+		return false
+	}
+	return true
 }
 
 // cut takes the open frame, if it has anything, and opens another.

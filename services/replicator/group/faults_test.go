@@ -154,6 +154,7 @@ func TestAFullDiskAtThePrimaryHoldsWritesAndIsNoError(t *testing.T) {
 	c.promote("a", 257)
 	a := c.nodes["a"]
 	a.write(0, 0, block(1))
+	a.applies()
 	freed := a.fills("volume write")
 	for i := range unappliedMost { // the journal has them
 		a.write(0, 4096, block(uint64(i)))

@@ -53,7 +53,8 @@ type session struct {
 
 	whole whole.Guard // of atomic writes
 
-	answering sync.Mutex // held while frames' commands are answered; before mu
+	committing sync.Mutex // held while a frame is cut and written; before answering
+	answering  sync.Mutex // held while frames' commands are answered; before mu
 
 	mu       sync.Mutex
 	closed   bool // nothing is taken any more, for good
@@ -159,8 +160,10 @@ func (s *session) supervise() {
 	s.closed = true
 	s.mu.Unlock()
 	s.core.Wait()
-	s.answering.Lock()   // no answer is on its way any more
-	s.answering.Unlock() //nolint:staticcheck // an empty section: see above
+	for _, busy := range []*sync.Mutex{&s.committing, &s.answering} { // no frame is, and no answer
+		busy.Lock()
+		busy.Unlock() //nolint:staticcheck // an empty section: see above
+	}
 	for _, o := range s.leftovers() {
 		o.done(target.ErrFenced)
 	}
@@ -212,11 +215,34 @@ func (s *session) enqueue(o *op) {
 	s.queue = append(s.queue, o)
 	failed := s.pump()
 	wake := s.open.builder.Len() > 0
+	alone := !o.marker && o.cmd.Alone && len(s.queue) == 0 && s.writing == nil && len(s.pending) == 0 && len(s.open.ops) == 1
 	s.mu.Unlock()
 	s.settle(failed)
+	if alone {
+		wake = s.commitHere()
+	}
 	if wake {
 		poke(s.commitWake)
 	}
+}
+
+// commitHere makes the one open command durable in its initiator's own time, which has nothing else to do: to wake the committer
+// would take a good part of what the write takes. It reports whether the committer has something to do all the same; so it does where
+// the ring is nearly full, for which nobody waits here.
+func (s *session) commitHere() (more bool) {
+	if !s.committing.TryLock() {
+		return true
+	}
+	defer s.committing.Unlock()
+	if s.ctx.Err() != nil || s.st.j.Room() < 2*journal.MaxFrameBytes {
+		return true
+	}
+	if !s.commitOne() {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open != nil && s.open.builder.Len() > 0
 }
 
 // result is a command that ended while the lock was held.

@@ -126,7 +126,7 @@ func (h *header) size() int64 { return headerLen(h.count) + h.payloadLen }
 
 // HeaderPadding is where in an encoded frame the zeroes lie that fill its header area to whole pages; 0, 0 for what is no frame.
 func HeaderPadding(b []byte) (from, to int) {
-	if len(b) < headerSize {
+	if len(b) < headerSize || binary.LittleEndian.Uint32(b[offMagic:]) != frameMagic {
 		return 0, 0
 	}
 	h, err := parseFixed(b)

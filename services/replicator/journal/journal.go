@@ -157,6 +157,13 @@ func (j *Journal) floor() int64 {
 // which must not be the tail's.
 func (j *Journal) fits(size int64) bool { return j.head+size-j.floor() <= j.ring.size-PageSize }
 
+// Room is how many bytes of frames are sure to fit now.
+func (j *Journal) Room() int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.ring.size - PageSize - (j.head - j.floor())
+}
+
 // makeRoom finds space for a frame, if need be by writing a superblock for what was released already.
 func (j *Journal) makeRoom(size int64) error {
 	j.mu.Lock()

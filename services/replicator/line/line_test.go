@@ -266,7 +266,7 @@ func TestAMessageThatIsCutIsNotTaken(t *testing.T) {
 	})
 	defer closing()
 	nc := shown(t, o)
-	if _, err := nc.Write([]byte("\x03\x00\x00\x00"+zeroes+"one\x05\x00\x00\x00"+zeroes+"tw")); err != nil {
+	if _, err := nc.Write([]byte("\x03\x00\x00\x00" + zeroes + "one\x05\x00\x00\x00" + zeroes + "tw")); err != nil {
 		t.Fatal(err)
 	}
 	var b [ackBytes]byte

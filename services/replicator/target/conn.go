@@ -332,6 +332,17 @@ func (c *conn) close(reason string, reset bool) {
 	c.srv.log.Debug("connection closed", "initiator", c.nc.RemoteAddr().String(), "reason", reason)
 }
 
+// answersKnown reports whether the initiator had every answer when it sent the PDU that is being handled, with its ExpStatSN, and has
+// sent nothing since that is here already. It is the reader's.
+func (c *conn) answersKnown(expStatSN uint32) bool {
+	if c.r.Waiting() {
+		return false
+	}
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	return expStatSN == c.statSN
+}
+
 // stamp numbers p and writes it. Under wmu. Only a PDU that carries a status uses StatSN up.
 func (c *conn) stamp(p *iscsi.PDU, status bool) error {
 	exp, maxCmd := c.ss.window()

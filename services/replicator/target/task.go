@@ -50,6 +50,7 @@ type task struct {
 	bursts      []burst
 	charge      int64
 	failed      bool // status and sense are decided; only the rest of the unsolicited data is awaited
+	alone       bool // for the first command that it gives the unit: see Command.Alone
 
 	arrived time.Duration // on the server's clock, as when the connection was read
 	lba     uint64
@@ -148,7 +149,9 @@ func (s *session) command(p *iscsi.PDU) error {
 		s.immediate++
 	}
 	s.tasks[cmd.ITT] = t
+	alone := len(s.tasks) == 1
 	s.mu.Unlock()
+	t.alone = alone && cmd.Final && s.conn.answersKnown(cmd.ExpStatSN)
 	t.proceed()
 	return nil
 }
@@ -369,6 +372,7 @@ func (t *task) submit(c Command, next func(error)) { t.submitTo(t.lun, c, next) 
 // submitTo is submit to any unit of the target.
 func (t *task) submitTo(l *lun, c Command, next func(error)) {
 	t.uc, t.next = c, next
+	t.uc.Alone, t.alone = t.alone, false
 	t.uc.Session = uint64(t.s.tsih)
 	l.unit.Submit(&t.uc, t.doneFn)
 }

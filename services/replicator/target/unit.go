@@ -55,6 +55,9 @@ type Command struct {
 	// Atomic, of an OpWrite no longer than UnitInfo.MaxAtomicBytes, asks for all of Data or nothing: for every read, and
 	// after a loss of power.
 	Atomic bool
+	// Alone says that the initiator waits for this command and nothing else: it sent the command when it had the answers to all others,
+	// and none has come since. Then Submit may take the caller's time, until the command is durable.
+	Alone bool
 }
 
 // UnitInfo describes a unit. It does not change while the unit is served, except for ReadOnly and, in a Resizer, SizeBytes.
@@ -84,7 +87,7 @@ type Unit interface {
 	Info() UnitInfo
 	// Submit starts one command. done is called exactly once, from any goroutine, possibly before Submit returns. Submit
 	// is called in CmdSN order by a connection's reader as soon as a command's data is complete, so writes get their order
-	// here; it should not wait for a disk flush. Errors: *MiscompareError, and those of this package; any other is told to
+	// here; it should not wait for a disk flush, but for a command that is Alone. Errors: *MiscompareError, and those of this package; any other is told to
 	// the initiator as a medium error.
 	Submit(cmd *Command, done func(error))
 }
