@@ -131,15 +131,22 @@ func (c *cache) applied(b *batch) {
 
 // behind is closed when the volume shows everything that was acknowledged in a range; nil when it does already.
 func (s *session) behind(volume int, off, length int64) <-chan struct{} {
-	if s.shownBehind.Load() > 0 {
-		if shown := s.answeredAhead(volume, off, length); shown != nil {
+	// The cache first: who waits for it waits for everything placed so far, so also for what was answered ahead of the volumes. Of the
+	// latter alone a page may have older changes than the newest that was answered.
+	if c := &s.cache; c.busy.Load() > 0 {
+		if shown := s.cachedAhead(volume, off, length); shown != nil {
 			return shown
 		}
 	}
-	c := &s.cache
-	if c.busy.Load() == 0 {
-		return nil
+	if s.shownBehind.Load() > 0 {
+		return s.answeredAhead(volume, off, length)
 	}
+	return nil
+}
+
+// cachedAhead is closed when the volume shows everything placed so far; nil when nothing of the cache is at a range.
+func (s *session) cachedAhead(volume int, off, length int64) <-chan struct{} {
+	c := &s.cache
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for p := off / cachePageBytes; p*cachePageBytes < off+length; p++ {

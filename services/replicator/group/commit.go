@@ -187,12 +187,11 @@ func (s *session) completeLoop() {
 // nextToApply is the oldest frame that may be brought to the volumes and is not.
 func (s *session) nextToApply() *batch {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if len(s.unapplied) > 0 && s.ctx.Err() == nil {
-		defer s.mu.Unlock()
 		return s.unapplied[0]
 	}
-	s.mu.Unlock()
-	if b := s.ready(); b != nil && b.late {
+	if b := s.readyNow(); b != nil && b.late { // under one lock: what is answered meanwhile comes first
 		return b
 	}
 	return nil
@@ -227,6 +226,11 @@ func (s *session) whoLacks() string {
 func (s *session) ready() *batch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.readyNow()
+}
+
+// readyNow is ready, under mu.
+func (s *session) readyNow() *batch {
 	if len(s.pending) == 0 || len(s.unapplied) >= unappliedMost || s.ctx.Err() != nil {
 		return nil
 	}

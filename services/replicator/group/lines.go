@@ -20,12 +20,18 @@ const (
 )
 
 // offerLine offers the primary a line, where this site has lines.
-func (r *receiver) offerLine() {
+func (r *receiver) offerLine(ctx context.Context) {
 	r.unoffer = func() {}
 	if r.g.cfg.Lines == nil {
 		return
 	}
-	o, closing := r.g.cfg.Lines.Open(r.takeLine)
+	o, closing := r.g.cfg.Lines.Open(func(lctx context.Context, message []byte) (line.Ack, error) {
+		if ctx.Err() != nil {
+			return line.Ack{}, ctx.Err() // the receiver has ended, or the copy has failed
+		}
+		return r.takeLine(lctx, message)
+	})
+	context.AfterFunc(ctx, closing) // not only when somebody stops the receiver: it also ends by itself
 	r.offer, r.unoffer = &api.LineOffer{Address: o.Address, Token: o.Token}, closing
 }
 

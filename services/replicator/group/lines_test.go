@@ -1,7 +1,9 @@
 package group
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"hash/crc32"
 	"log/slog"
 	"net"
@@ -10,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/line"
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
@@ -46,6 +49,22 @@ type wire struct {
 	mu    sync.Mutex
 	there string
 	conns []net.Conn
+	stall chan struct{} // nothing is read until it is closed; nil: it is
+}
+
+func (w *wire) stalls() chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stall
+}
+
+// stop has the wire read nothing until the test ends.
+func (w *wire) stop(t *testing.T) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	stall := make(chan struct{})
+	w.stall = stall
+	t.Cleanup(func() { close(stall) })
 }
 
 // wired is a cluster whose lines go through a wire.
@@ -92,16 +111,19 @@ func (w *wire) accept() {
 		}
 		w.conns = append(w.conns, near, far)
 		w.mu.Unlock()
-		go carry(far, near, &w.forth)
-		go carry(near, far, &w.back)
+		go w.carry(far, near, &w.forth)
+		go w.carry(near, far, &w.back)
 	}
 }
 
-func carry(to, from net.Conn, stopped *atomic.Bool) {
+func (w *wire) carry(to, from net.Conn, stopped *atomic.Bool) {
 	defer to.Close()
 	defer from.Close()
 	b := make([]byte, 32<<10)
 	for {
+		if stall := w.stalls(); stall != nil {
+			<-stall
+		}
 		n, err := from.Read(b)
 		if err != nil {
 			return
@@ -239,6 +261,72 @@ func TestALineThatCarriesNothingIsGivenUp(t *testing.T) {
 				c.same("a", "b")
 			})
 		}
+	}
+}
+
+func TestACopyThatHasFailedAcknowledgesNothingByTheLine(t *testing.T) {
+	c, _ := wired(t, domain.ModeSync)
+	a, b := c.nodes["a"], c.nodes["b"]
+	a.write(0, 0, block(1))
+	if !a.byLineNow() {
+		t.Fatal("there is no line")
+	}
+	b.g.fail(errors.New("its disk failed"))
+	eventually(t, "the line ends", func() bool { return !a.byLineNow() })
+	at := b.g.store.last()
+	done := submit(a.unit(0), &target.Command{Op: target.OpWrite, Len: 4096, Data: block(2)})
+	c.told("a", api.HeldByTarget)
+	if answered(done) || b.g.store.last() != at {
+		t.Errorf("a failed copy took it: answered %v, %d after %d", answered(done), b.g.store.last(), at)
+	}
+}
+
+// What comes by the line waits for room in the ring, what comes through NATS for that; and the receiver is to end.
+func TestAReceiverEndsWhileWhatCameByTheLineWaitsForRoom(t *testing.T) {
+	c, _ := wired(t, domain.ModeAsync)
+	a, b := c.nodes["a"], c.nodes["b"]
+	defer b.fills("volume write")()
+	for i := range 17 { // MiB, into a ring of 16
+		submit(a.unit(0), &target.Command{Op: target.OpWrite, Off: int64(i%8) << 20, Len: 1 << 20, Data: bytes.Repeat(block(uint64(i+1)), 256)})
+	}
+	eventually(t, "what comes waits for room in the ring", func() bool { return c.heldFor("b", api.HeldByJournal) })
+	raw, err := a.g.store.j.Read(a.g.store.j.State().TailLSN, 1)
+	if err != nil || len(raw) == 0 {
+		t.Fatal(err)
+	}
+	if _, err := a.g.current().senders.get("b").lineOut().w.Send(t.Context(), raw[0]); err != nil {
+		t.Fatal(err)
+	}
+	fenced := make(chan error, 1)
+	go func() { fenced <- b.g.Fence(context.WithoutCancel(t.Context()), 9999) }()
+	if err := await(t, fenced); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestASessionEndsWhateverItsLineDoes(t *testing.T) {
+	c, w := wired(t, domain.ModeAsync)
+	a := c.nodes["a"]
+	w.stop(t)
+	s := a.g.current()
+	for i := range 24 { // MiB, more than sockets take
+		submit(a.unit(0), &target.Command{Op: target.OpWrite, Off: int64(i%8) << 20, Len: 1 << 20, Data: bytes.Repeat(block(uint64(i+1)), 256)})
+	}
+	out := s.senders.get("b").lineOut()
+	eventually(t, "a message waits for the socket", func() bool {
+		for range 100 {
+			if out.mu.TryLock() {
+				out.mu.Unlock()
+				return false
+			}
+			time.Sleep(time.Millisecond)
+		}
+		return true
+	})
+	began := time.Now()
+	s.stop(errOvertaken)
+	if d := time.Since(began); d > time.Second {
+		t.Errorf("it took %s", d)
 	}
 }
 

@@ -49,7 +49,7 @@ func (g *Group) startReceiver(epoch domain.Epoch, source []api.LineageEntry) err
 		cancel()
 		return err
 	}
-	r.offerLine()
+	r.offerLine(ctx)
 	g.mu.Lock()
 	g.receiver = r
 	g.mu.Unlock()

@@ -271,8 +271,10 @@ func (t *sender) connectAndStream(ctx context.Context) error {
 		return err
 	}
 	out := &outgoing{w: w, cursor: from + 1}
+	out.lineAt.Store(uint64(from)) // as a rejoin told it, the line has told nothing less
 	if out.line = t.openLine(ctx, reply.Line); out.line != nil {
 		defer out.line.Close()
+		defer context.AfterFunc(ctx, out.line.Close)() // also while a Send waits for the socket
 	}
 	t.joined(from)
 	if t.goesDirect() {

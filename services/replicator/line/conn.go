@@ -122,38 +122,47 @@ func (c *Conn) readAcks(r *bufio.Reader, acked func(Ack)) {
 	}
 }
 
-// Send sends a message, with one caller at a time. It waits while the socket is full, 2 s at most and a second more for each 64 KiB; after that, and after any other
-// error that wraps domain.ErrUnavailable, the line is lost. A message of no bytes or too many is domain.ErrInvalid: nothing was sent and the
-// line holds. nil says that the message is on its way and no more: acks say what arrived. message is the caller's again on return.
+// Send sends a message, with one caller at a time. It waits while the socket is full, 2 s at most for each 64 KiB; after that, and after
+// any other error that wraps domain.ErrUnavailable, the line is lost. A message of no bytes or too many is domain.ErrInvalid: nothing was
+// sent and the line holds. nil says that the message is on its way and no more: acks say what arrived. message is the caller's again on
+// return.
 func (c *Conn) Send(message []byte) error {
-	err := checkLength(int64(len(message)))
-	if err != nil {
+	if err := checkLength(int64(len(message))); err != nil {
 		return fmt.Errorf("send to site %s: %w", c.site, err)
 	}
-	given := c.writeTimeout + time.Duration(len(message)/slowest)*time.Second
-	if err = c.nc.SetWriteDeadline(time.Now().Add(given)); err == nil {
-		err = c.write(message)
-	}
-	if err != nil {
+	if err := c.write(message); err != nil {
 		c.end(err)
 		return fmt.Errorf("send a message of %d bytes to site %s: %w: %w", len(message), c.site, domain.ErrUnavailable, c.err)
 	}
 	return nil
 }
 
-// write hands head and message to the socket at once.
+// write hands head and message to the socket: at once, or where it is long in pieces.
 func (c *Conn) write(message []byte) error {
 	h := headOf(message)
 	h.put(&c.head)
-	c.parts = [3][]byte{c.head[:], message[:h.gapAt], message[h.gapAt+h.gap:]}
-	c.rest = c.parts[:]
-	var err error
-	if c.record == nil {
-		_, err = c.rest.WriteTo(c.nc)
-	} else {
-		err = c.writeRecords()
+	rest := message[h.gapAt+h.gap:]
+	n := min(len(rest), pieceBytes)
+	c.parts = [3][]byte{c.head[:], message[:h.gapAt], rest[:n]}
+	err := c.writeParts()
+	for rest = rest[n:]; err == nil && len(rest) > 0; rest = rest[n:] {
+		n = min(len(rest), pieceBytes)
+		c.parts = [3][]byte{rest[:n]}
+		err = c.writeParts()
 	}
 	c.parts, c.rest = [3][]byte{}, nil
+	return err
+}
+
+func (c *Conn) writeParts() error {
+	if err := c.nc.SetWriteDeadline(time.Now().Add(c.writeTimeout)); err != nil {
+		return err
+	}
+	if c.record != nil {
+		return c.writeRecords()
+	}
+	c.rest = c.parts[:]
+	_, err := c.rest.WriteTo(c.nc)
 	return err
 }
 

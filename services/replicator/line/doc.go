@@ -50,7 +50,7 @@
 //
 //   - A hello that does not come within 5 s. No more than 64 connections may owe theirs at once.
 //   - A length outside its bounds, zeroes that are not within it, an ack that is damaged, an error of take.
-//   - A write that does not end within 2 s, at either end; at the sender's a second more for each 64 KiB of the message.
+//   - A write that does not end within 2 s, at either end; of a long message each 64 KiB.
 //   - Another connection that shows the same token, and the end of the offer.
 //   - TCP: its keepalive notices a peer that is gone while nothing is sent.
 //

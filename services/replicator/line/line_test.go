@@ -385,7 +385,7 @@ func TestConnectionsThatOweTheirHelloAreBounded(t *testing.T) {
 }
 
 func TestSendingToAPeerThatDoesNotReadLosesTheLine(t *testing.T) {
-	for length, more := range map[int]time.Duration{slowest - 1: 0, slowest: time.Second} {
+	for _, length := range []int{1 << 10, maxMessage} { // however long a message is
 		o := Offer{Address: answering(t, []byte{welcome}), Token: strings.Repeat("A", tokenBytes)}
 		c := dialed(t, o, nil, nil)
 		narrow(t, c.nc)
@@ -398,10 +398,9 @@ func TestSendingToAPeerThatDoesNotReadLosesTheLine(t *testing.T) {
 		if !errors.Is(err, domain.ErrUnavailable) || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Error(err)
 		}
-		if took := time.Since(began); took < c.writeTimeout+more {
-			t.Errorf("a message of %d bytes is given %s", length, took)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("a message of %d bytes held its sender up for %s", length, took)
 		}
-		within(t, c.Lost(), "the line's end")
 	}
 }
 

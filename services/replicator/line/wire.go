@@ -39,7 +39,7 @@ const flagResend = 1
 const (
 	helloTimeout = 5 * time.Second
 	writeTimeout = 2 * time.Second
-	slowest      = 64 << 10 // bytes a second that a message is given time for beyond that
+	pieceBytes   = 64 << 10 // of a message, that are given that time
 	recordBytes  = 16 << 10 // the most a TLS record has
 )
 
