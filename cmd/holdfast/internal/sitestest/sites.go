@@ -144,7 +144,7 @@ func (s *Sites) text(id string) string {
 	}
 	say("quorum: {model: node_and_share_majority}\njournal: {size: 32MiB}")
 	if id != "w" {
-		say("iscsi: {listen: '%s:3260'}", s.Address(id))
+		say("iscsi: {listen: '%[1]s:3260'}\nreplication: {listen: '%[1]s:4231'}", s.Address(id))
 	}
 	if id != "w" && s.o.Driver != "" {
 		say("hosts: [{id: %s-h1, driver: %s, probe: '%s:9000'}]", id, s.o.Driver, s.Address(id))
