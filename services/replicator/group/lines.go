@@ -32,22 +32,18 @@ func (r *receiver) offerLine(ctx context.Context) {
 		return r.takeLine(lctx, message)
 	})
 	context.AfterFunc(ctx, closing) // not only when somebody stops the receiver: it also ends by itself
-	r.offer, r.unoffer = &api.LineOffer{Address: o.Address, Token: o.Token}, closing
+	r.offer, r.unoffer = &o, closing
 }
 
 // takeLine takes what comes by a line. An error ends the line, and the primary rejoins.
-func (r *receiver) takeLine(ctx context.Context, message []byte) (ack line.Ack, err error) {
-	ack = r.lineAck(false)
-	err = r.takeFrom(ctx, message, r.came, func(_ context.Context, resend bool) { ack = r.lineAck(resend) })
+func (r *receiver) takeLine(ctx context.Context, message []byte) (line.Ack, error) {
+	resend := false
+	err := r.takeFrom(ctx, message, r.came, func(_ context.Context, again bool) { resend = again })
 	if errors.Is(err, errBrokenStore) {
 		r.g.fail(err)
 	}
-	return ack, err
-}
-
-func (r *receiver) lineAck(resend bool) line.Ack {
 	p := r.position(resend)
-	return line.Ack{LSN: p.LSN, Frame: p.Frame, Time: p.Time, Arrived: p.Arrived, Resend: p.Resend}
+	return line.Ack{LSN: p.LSN, Frame: p.Frame, Time: p.Time, Arrived: p.Arrived, Resend: p.Resend}, err
 }
 
 // lineOffered is the way past NATS to the receiver; nil: there is none.
@@ -70,7 +66,7 @@ func (t *sender) openLine(ctx context.Context, o *api.LineOffer) *line.Conn {
 	}
 	ctx, cancel := context.WithTimeout(ctx, lineTimeout)
 	defer cancel()
-	c, err := line.Dial(ctx, t.site, line.Offer{Address: o.Address, Token: o.Token}, t.s.g.cfg.Credentials, t.ackedBy)
+	c, err := line.Dial(ctx, t.site, *o, t.s.g.cfg.Credentials, t.ackedBy)
 	if err != nil {
 		t.giveUpLines()
 		t.s.log.Warn("no line to the target, so changes go through NATS, which is slower; let this site reach the address, or set replication.address there",

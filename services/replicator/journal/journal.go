@@ -155,13 +155,16 @@ func (j *Journal) floor() int64 {
 
 // fits reports whether size more bytes fit the ring. One page always stays free: recovery wipes the page at the head,
 // which must not be the tail's.
-func (j *Journal) fits(size int64) bool { return j.head+size-j.floor() <= j.ring.size-PageSize }
+func (j *Journal) fits(size int64) bool { return size <= j.room() }
+
+// room is how many bytes of frames fit. Call it under mu.
+func (j *Journal) room() int64 { return j.ring.size - PageSize - (j.head - j.floor()) }
 
 // Room is how many bytes of frames are sure to fit now.
 func (j *Journal) Room() int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.ring.size - PageSize - (j.head - j.floor())
+	return j.room()
 }
 
 // makeRoom finds space for a frame, if need be by writing a superblock for what was released already.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 )
@@ -49,10 +50,7 @@ var (
 )
 
 // Offer is how a primary reaches a receiver: the address of its replicator, and what to show there. Whoever has the token may send.
-type Offer struct {
-	Address string `json:"address"`
-	Token   string `json:"token"`
-}
+type Offer = api.LineOffer
 
 // Ack is what a target tells of its journal after a message, as api.Position does over the bus.
 type Ack struct {
