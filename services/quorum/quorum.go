@@ -72,6 +72,9 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	if err != nil {
 		return err
 	}
+	if s.voter != nil {
+		defer s.voter.Close()
+	}
 	defer s.wg.Wait()
 	defer cancel()
 	s.tellMetrics(deps.Metrics)

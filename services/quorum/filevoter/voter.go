@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,8 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/durable"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
 )
+
+var errClosed = errors.New("the voter has ended")
 
 // Config describes the voter.
 type Config struct {
@@ -31,8 +34,9 @@ type Config struct {
 type Voter struct {
 	cfg Config
 
-	mu    sync.Mutex
-	votes map[key]*vote
+	mu     sync.Mutex
+	votes  map[key]*vote
+	closed bool
 }
 
 type key struct {
@@ -45,6 +49,7 @@ type vote struct {
 	store  store
 	v      *core.Voter // nil until loaded, and after a failed write
 	failed bool        // a write failed: the mirror may be older than what was promised
+	closed bool
 }
 
 // Open makes the directories and checks every record there is. A corrupt one does not fail Open: it is logged, and
@@ -72,6 +77,20 @@ func Open(cfg Config) (*Voter, error) {
 	return v, nil
 }
 
+// Close ends the voter and waits for the requests under way. Nothing is voted or written after it: another voter may open
+// the records.
+func (v *Voter) Close() {
+	v.mu.Lock()
+	v.closed = true
+	votes := slices.Collect(maps.Values(v.votes))
+	v.mu.Unlock()
+	for _, n := range votes {
+		n.mu.Lock()
+		n.closed = true
+		n.mu.Unlock()
+	}
+}
+
 // ID is the voter's.
 func (v *Voter) ID() core.VoterID { return v.cfg.ID }
 
@@ -81,6 +100,9 @@ func (v *Voter) vote(cluster string, group domain.GroupID) (*vote, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.closed {
+		return nil, refusal(errClosed)
+	}
 	k := key{cluster, group}
 	if got := v.votes[k]; got != nil {
 		return got, nil
@@ -105,6 +127,9 @@ func (v *Voter) vote(cluster string, group domain.GroupID) (*vote, error) {
 
 // load reads what is on disk when memory cannot be trusted. n.mu is held.
 func (v *Voter) load(n *vote) error {
+	if n.closed {
+		return errClosed
+	}
 	if n.v != nil {
 		return nil
 	}

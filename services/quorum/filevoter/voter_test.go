@@ -74,6 +74,52 @@ func TestTheRecordOutlivesTheProcess(t *testing.T) {
 	}
 }
 
+func TestNothingIsWrittenAfterTheVoterIsClosed(t *testing.T) {
+	m := newMachine(t)
+	writes, goOn := make(chan struct{}), make(chan struct{})
+	m.faults = func(_ domain.GroupID, p filevoter.Point) error {
+		if p == filevoter.TempSynced {
+			close(writes)
+			<-goOn
+		}
+		return nil
+	}
+	v := m.open(t)
+	answered, closed := make(chan error, 1), make(chan struct{})
+	go func() {
+		_, err := v.Handle("test", "erp", request(core.Prepare, "a", 1, 0))
+		answered <- err
+	}()
+	<-writes
+	go func() {
+		v.Close()
+		close(closed)
+	}()
+	for { // until Close has begun
+		if _, err := v.Handle("test", "other", request(core.Probe, "a", 1, 0)); errors.Is(err, domain.ErrUnavailable) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-closed:
+		t.Error("Close did not wait for the vote that is being written")
+	default:
+	}
+	close(goOn)
+	if err := <-answered; err != nil {
+		t.Errorf("the vote under way: %v", err)
+	}
+	<-closed
+	if _, err := v.Handle("test", "erp", request(core.Prepare, "a", 2, 0)); !errors.Is(err, domain.ErrUnavailable) {
+		t.Errorf("a vote after the end: %v", err)
+	}
+	if rec, err := m.open(t).Record("test", "erp"); err != nil || rec.Promised != domain.NewEpoch(0, 1, 1) {
+		t.Errorf("the record of the next voter: %+v, %v", rec, err)
+	}
+}
+
 func TestAfterARebootOrWithoutItsMirrorTheVoteIsBusyForG(t *testing.T) {
 	for name, spoil := range map[string]func(*testing.T, *machine){
 		"reboot": func(_ *testing.T, m *machine) { m.boot, m.now = "two", core.Instant(time.Second) },

@@ -118,10 +118,12 @@ func TestAFullCacheHoldsItsWritersBack(t *testing.T) {
 	if err := await(t, flush); err != nil {
 		t.Fatal(err)
 	}
-	c.nodes["a"].applies()
-	if s := c.nodes["a"].g.current(); s.cache.used != 0 || len(s.cache.pages) != 0 || len(s.cache.readers) != 0 {
-		t.Errorf("after a flush: %d bytes, %d pages, %d readers", s.cache.used, len(s.cache.pages), len(s.cache.readers))
-	}
+	s := c.nodes["a"].g.current()
+	eventually(t, "nothing is left in the cache", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.cache.used == 0 && len(s.cache.pages) == 0 && len(s.cache.readers) == 0
+	})
 	c.same("a", "b")
 }
 
