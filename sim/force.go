@@ -128,6 +128,7 @@ func (o *operator) clear() {
 		newest := o.generation(func(int) bool { return true })
 		for _, r := range o.records() {
 			if r.rec.Promised.Force() < newest {
+				o.finish()
 				return
 			}
 		}
@@ -140,6 +141,30 @@ func (o *operator) clear() {
 				s.do(s.c.Prevent(s.q.local(), false))
 				s.campaign(false)
 			}
+		}
+	}
+}
+
+// finish forces to its end what was given up midway, as the runbook says: with every voter, at a site that was told to join only
+// and lacks nothing. Nobody else may be able to go on: the old votes may be void, and those that are left lack writes.
+func (o *operator) finish() {
+	w := o.w
+	if !w.healed || slices.ContainsFunc(w.sites, func(s *siteNode) bool { return s.c.Forcing() }) {
+		return
+	}
+	var newest core.Register
+	for _, r := range o.records() {
+		if r.rec.Reg.NewerThan(newest) {
+			newest = r.rec.Reg
+		}
+	}
+	for _, s := range w.sites {
+		if s.prevented && s.q.up && newest.Holds(s.id) {
+			w.logf("operator: force at %s with every voter", s.id)
+			s.prevented = false
+			s.do(s.c.Prevent(s.q.local(), false))
+			s.do(s.c.Force(s.q.local(), core.Force{Named: s.c.Electors(), Within: 8 * w.cfg.timing.G}))
+			return
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -120,7 +121,7 @@ func estimateText(e api.LossEstimate, err error) string {
 
 func printForce(w io.Writer, st api.ForceStatus) {
 	fmt.Fprintf(w, "  site %s takes %s with the voters %s; lost: %s\n  asked by %s (%s): %s\n", st.Site, named(st.Groups), strings.Join(st.Voters, ", "),
-		strings.Join(st.Lost, ", "), st.By, st.Asked, st.Why)
+		cmp.Or(strings.Join(st.Lost, ", "), "none"), st.By, st.Asked, st.Why)
 	for _, g := range st.Groups {
 		fmt.Fprintf(w, "  %s may lose: %s; the loss is accepted: %v\n", g, st.Estimates[g], st.AcceptLoss)
 	}

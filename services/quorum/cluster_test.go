@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -186,6 +187,17 @@ func (s *site) kill() {
 	}
 }
 
+func (s *site) votePath() string { return filepath.Join(s.dir, "quorum", "votes", "test", "erp.vote") }
+
+// vote is the content of the own voter's record.
+func (s *site) vote() []byte {
+	data, err := os.ReadFile(s.votePath())
+	if err != nil {
+		s.c.t.Error(err)
+	}
+	return data
+}
+
 type testLog struct{ t *testing.T }
 
 func (l testLog) Write(b []byte) (int, error) {
@@ -195,13 +207,16 @@ func (l testLog) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// patience is more than what an operator's word holds for, the longest that anything here takes.
+const patience = 45 * time.Second
+
 // await polls until what holds. The services tell their state only when they are asked.
 func (c *cluster) await(what string, holds func() bool) {
 	c.t.Helper()
-	end := time.Now().Add(20 * time.Second)
+	end := time.Now().Add(patience)
 	for !holds() {
 		if time.Now().After(end) {
-			c.t.Fatalf("waited 20 s in vain: %s", what)
+			c.t.Fatalf("waited %v in vain: %s", patience, what)
 		}
 		select {
 		case <-time.After(5 * time.Millisecond):

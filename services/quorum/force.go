@@ -86,7 +86,7 @@ func (s *service) checkForce(req api.ForceRequest) error {
 		return refuse("who asks is not said")
 	case len(req.Groups) == 0:
 		return refuse("no group is named")
-	case !req.Down:
+	case !req.Down && len(req.Lost) > 0:
 		return refuse("nobody said that the machines of %s are off: look, switch them off, and say so", strings.Join(req.Lost, ", "))
 	}
 	for _, g := range req.Groups {
@@ -225,15 +225,23 @@ func (s *service) carryOut(f *force, st api.ForceStatus, id domain.GroupID) {
 	s.forces.mu.Lock()
 	defer s.forces.mu.Unlock()
 	out := api.ForceOutcome{Group: id, Epoch: r.epoch}
-	what := "quorum_forced"
 	if r.err != nil {
-		out.Error, what = r.err.Error(), "force_failed"
+		out.Error = r.err.Error()
 	}
-	s.record(s.ctx, what, id, r.epoch, domain.RunID("force-"+st.ID), st.Why, st, r.err)
+	s.recordForced(st, id, r.epoch, r.err)
 	f.st.Outcomes = append(f.st.Outcomes, out)
 	if len(f.st.Outcomes) == len(st.Groups) {
 		f.st.State = api.ForceDone
 	}
+}
+
+// recordForced writes into the audit how a force ended for a group.
+func (s *service) recordForced(st api.ForceStatus, id domain.GroupID, epoch domain.Epoch, failed error) {
+	what := "quorum_forced"
+	if failed != nil {
+		what = "force_failed"
+	}
+	s.record(s.ctx, what, id, epoch, domain.RunID("force-"+st.ID), st.Why, st, failed)
 }
 
 // force begins in the group's loop. The candidate ends it in time, by itself.
@@ -264,6 +272,9 @@ func (g *group) forceRefused(a core.ForceRefused) {
 	err := g.forceError(a)
 	g.s.log.Warn("force of quorum refused", "group", string(g.id), "reason", string(a.Reason), "voters", a.Voters)
 	g.forcing.result <- forceResult{err: err}
+	if a.Begun {
+		g.begun = g.forcing
+	}
 	g.forcing = nil
 	g.answerCampaigns(err) // a campaign became part of it
 }
@@ -292,18 +303,22 @@ func (g *group) forceError(a core.ForceRefused) error {
 	return fmt.Errorf("force quorum of group %s at site %s: %w: %s", g.id, g.s.cfg.Site, domain.ErrRefused, text)
 }
 
-// forced tells that the epoch was taken with the voters that were named.
-func (g *group) forced(a core.Granted) {
-	w := g.forcing
-	if w == nil {
-		return
-	}
-	g.forcing = nil
+// forced tells that an epoch was taken with the voters that were named.
+func (g *group) forced(w *forceWait, a core.Granted, estimate string) {
+	g.forcing, g.begun = nil, nil
 	g.s.log.Warn("quorum forced", "group", string(g.id), "epoch", a.Epoch.String(), "voters", w.st.Voters, "lost", w.st.Lost, "why", w.st.Why)
 	f := event.QuorumForced{Fact: "quorum_forced", Group: g.id, Site: g.s.cfg.Site, Epoch: a.Epoch, Voters: w.st.Voters, Lost: w.st.Lost, Why: w.st.Why,
-		By: w.st.By, Approver: w.st.Approver, AcceptedLoss: a.Estimate}
+		By: w.st.By, Approver: w.st.Approver, AcceptedLoss: estimate}
 	g.s.events.Publish(g.s.ctx, string(g.id)+"-"+a.Epoch.String()+"-quorum_forced", f)
-	w.result <- forceResult{epoch: a.Epoch}
+}
+
+// completes reports whether an epoch is what a force that was given up had begun: its voters alone count.
+func (w *forceWait) completes(a core.Granted) bool {
+	if w == nil || a.Epoch.Force() == 0 || a.Reg.Config.Joint() {
+		return false
+	}
+	named, all := a.Reg.Config.Weights.Count(func(id core.VoterID) bool { return slices.Contains(w.st.Voters, string(id)) })
+	return named == all
 }
 
 // healed tells that the configured votes count again after a force.

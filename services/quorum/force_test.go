@@ -1,9 +1,12 @@
 package quorum_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/services/quorum"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
+	"github.com/holdfast-dr/holdfast/services/quorum/filevoter"
 )
 
 // unevenSites are the field's case: the primary site has three votes, the secondary two.
@@ -135,6 +139,48 @@ func TestQuorumIsForcedAtTheSecondaryAndHeals(t *testing.T) {
 	}
 }
 
+func TestAForceThatIsCompletedTooLateIsToldAllTheSame(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED: waits until an operator's word holds no more; the full tests run it")
+	}
+	t.Parallel()
+	c := unevenSites(t)
+	a, b := c.sites["a"], c.sites["b"]
+	b.kill()
+	var mute atomic.Bool
+	b.faults = func(_ domain.GroupID, p filevoter.Point) error {
+		if p != filevoter.DirSynced || !mute.Load() {
+			return nil
+		}
+		_, body, _ := bytes.Cut(b.vote(), []byte("\n"))
+		var rec core.Record
+		if err := json.Unmarshal(body, &rec); err != nil || rec.VEpoch.Force() > 0 { // it voted, and its answer is lost
+			return errors.New("no answer")
+		}
+		return nil
+	}
+	b.start()
+	a.acquire()
+	a.kill()
+	c.isolate("a", true)
+	facts := b.forceFacts()
+	mute.Store(true)
+	if out := b.force(forceOf("v-b", "v-a")); !strings.Contains(out.Error, string(core.ForceTooLate)) || !strings.Contains(out.Error, "it was begun") {
+		t.Fatalf("forced %s, %q, want it begun and too late", out.Epoch, out.Error)
+	}
+	mute.Store(false)
+	c.bootID = "boot-2"
+	c.isolate("a", false)
+	a.start()
+	got, err := b.campaign(api.CampaignRequest{TimeoutNs: int64(10 * time.Second)})
+	if err != nil || got.Epoch.Force() == 0 {
+		t.Fatalf("b campaigns once it hears a: %+v, %v, want what was begun completed", got, err)
+	}
+	if f := nextForce(t, facts); f.Fact != "quorum_forced" || f.Epoch != got.Epoch || f.By != "kim" || f.Approver != "sam" || f.AcceptedLoss != "3 s" {
+		t.Errorf("event %+v", f)
+	}
+}
+
 func nextForce(t *testing.T, facts <-chan event.QuorumForced) event.QuorumForced {
 	t.Helper()
 	select {
@@ -168,6 +214,9 @@ func TestAForceNeedsTwoPeopleAndSaysWhatIsMissing(t *testing.T) {
 		}
 	}
 	var st api.ForceStatus
+	if err := b.ask(api.VerbForce, api.ForceRequest{Groups: []domain.GroupID{erp}, Voters: []string{"v-a", "v-b"}, Why: "to its end", By: "kim"}, &st); err != nil || st.State != api.ForceWaiting {
+		t.Errorf("with every voter, which needs nobody's word: %+v, %v", st, err)
+	}
 	if err := b.ask(api.VerbForce, forceOf("v-b", "v-a"), &st); err != nil || st.State != api.ForceWaiting {
 		t.Fatalf("force: %+v, %v", st, err)
 	}

@@ -22,6 +22,7 @@ type group struct {
 	released []*releaseWait
 	refused  core.Reason
 	forcing  *forceWait // an approved force that is under way
+	begun    *forceWait // one that was given up after its epoch was asked for: a candidacy may complete it yet
 	shown    string     // last phase published
 	phases   int        // published, for event ids
 	traced   int        // requests of the candidacy under way that have a span
@@ -178,8 +179,17 @@ func (g *group) granted(a core.Granted) {
 	}
 	g.refused = ""
 	g.publishLease("epoch_granted", a.Epoch, a.Reg.InSync, reason)
-	if a.Forced {
-		g.forced(a)
+	switch w, begun := g.forcing, g.begun; {
+	case a.Forced && w != nil:
+		g.forced(w, a, a.Estimate)
+		w.result <- forceResult{epoch: a.Epoch}
+	case begun.completes(a):
+		estimate := ""
+		if begun.st.AcceptLoss {
+			estimate = begun.st.Estimates[g.id]
+		}
+		g.forced(begun, a, estimate)
+		g.s.wg.Go(func() { g.s.recordForced(begun.st, g.id, a.Epoch, nil) })
 	}
 	g.s.replan()
 	g.do(g.c.Withdraw(g.s.instant())) // the lease stays; once lost, nobody competes unless asked

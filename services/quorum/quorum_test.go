@@ -271,12 +271,8 @@ func TestACorruptRecordIsRefusedByName(t *testing.T) {
 	a, b, w := c.sites["a"], c.sites["b"], c.sites["w"]
 	l := a.acquire()
 	w.kill()
-	path := filepath.Join(w.dir, "quorum", "votes", "test", "erp.vote")
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, data[:len(data)/2], 0o600); err != nil {
+	data := w.vote()
+	if err := os.WriteFile(w.votePath(), data[:len(data)/2], 0o600); err != nil {
 		t.Fatal(err)
 	}
 	w.start()
@@ -300,7 +296,7 @@ func TestACorruptRecordIsRefusedByName(t *testing.T) {
 	if _, err := b.campaign(api.CampaignRequest{TimeoutNs: int64(2 * c.timing.G)}); !errors.Is(err, domain.ErrNoQuorum) {
 		t.Errorf("one sound voter of three: %v, want no quorum", err)
 	}
-	after, err := os.ReadFile(path)
+	after, err := os.ReadFile(w.votePath())
 	if err != nil || !bytes.Equal(after, data[:len(data)/2]) {
 		t.Errorf("the corrupt file was touched: %v", err)
 	}
