@@ -111,6 +111,18 @@ func (s *store) markFrames(set *extent.Set, after, upto domain.LSN) error {
 	})
 }
 
+// markSince is markFrames that reads from the ring only what is not ahead. Of that it adds everything, so perhaps more than was asked.
+func (s *store) markSince(set *extent.Set, after, upto domain.LSN, ahead *dirtyMap) error {
+	if ahead == nil || ahead.base >= upto || ahead.upto <= after {
+		return s.markFrames(set, after, upto)
+	}
+	if err := s.markFrames(set, after, ahead.base); err != nil {
+		return err
+	}
+	set.Union(ahead.set)
+	return s.markFrames(set, ahead.upto, upto)
+}
+
 func markFrame(set *extent.Set, f *journal.Frame, after, upto domain.LSN) {
 	for i, e := range f.Entries {
 		if lsn := f.FirstLSN + domain.LSN(i); lsn <= after || lsn > upto {

@@ -20,6 +20,32 @@ type track struct {
 	// fresh, during a resync, collects the blocks of changes after cut that left the ring.
 	cut   domain.LSN
 	fresh *extent.Set
+
+	aheadMu sync.Mutex // not mu: frames are applied while a bitmap is saved
+	// ahead is what was applied since the target stopped keeping up, so that the ring need not be read for it; nil: nothing.
+	ahead *dirtyMap
+}
+
+// note adds a frame that was applied, after the one before it, to what is ahead of a target that does not keep up.
+func (t *track) note(f *journal.Frame, sizes []int64) {
+	t.aheadMu.Lock()
+	defer t.aheadMu.Unlock()
+	a := t.ahead
+	if a == nil || a.upto+1 != f.FirstLSN {
+		a = &dirtyMap{base: f.FirstLSN - 1, set: extent.New(sizes)}
+	}
+	a.set.Grow(sizes)
+	markFrame(a.set, f, a.base, f.LastLSN)
+	a.upto, t.ahead = f.LastLSN, a
+}
+
+// takeAhead gives what is ahead, which is forgotten.
+func (t *track) takeAhead() *dirtyMap {
+	t.aheadMu.Lock()
+	defer t.aheadMu.Unlock()
+	a := t.ahead
+	t.ahead = nil
+	return a
 }
 
 // covered is the last LSN that the ring need not keep for this target.
@@ -59,9 +85,13 @@ func (s *store) overflow(site domain.SiteID, t *track, upto domain.LSN) error {
 	if upto <= d.upto {
 		return nil
 	}
-	err := s.markFrames(d.set, d.upto, upto)
+	ahead := t.takeAhead()
+	err := s.markSince(d.set, d.upto, upto, ahead)
 	if t.fresh != nil && upto > t.cut && err == nil {
-		err = s.markFrames(t.fresh, max(t.cut, d.upto), upto)
+		if ahead != nil && ahead.base < t.cut {
+			ahead = nil // it would be sent twice
+		}
+		err = s.markSince(t.fresh, max(t.cut, d.upto), upto, ahead)
 	}
 	if err == nil {
 		d.upto = upto

@@ -179,6 +179,7 @@ func (s *session) completeLoop() {
 			s.fail(fmt.Errorf("apply to the volumes: %w", err))
 			return
 		}
+		s.note(&b.frame)
 		s.complete(b)
 		s.acknowledge()
 	}
@@ -209,6 +210,17 @@ func (s *session) apply(b *batch) error {
 		}
 		return s.st.apply(&b.frame)
 	})
+}
+
+// note keeps what was applied for the targets that do not keep up.
+func (s *session) note(f *journal.Frame) {
+	for _, t := range s.senders.all() {
+		if t.keepsUp() {
+			t.track.takeAhead()
+		} else {
+			t.track.note(f, s.st.sizes())
+		}
+	}
 }
 
 // whoLacks says what keeps the ring from letting go, for people.
