@@ -1,5 +1,5 @@
 // Package initiator is a small iSCSI initiator: it opens one logical unit over one connection and reads, writes,
-// flushes, compares-and-writes and unmaps it. Commands of concurrent callers are pipelined.
+// flushes, compares-and-writes, unmaps and reserves it. Commands of concurrent callers are pipelined.
 //
 // # When the connection breaks
 //

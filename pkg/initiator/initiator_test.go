@@ -328,6 +328,37 @@ func TestCompareAndWriteIsNeverReplayed(t *testing.T) {
 	}
 }
 
+func TestWhatIsSentOnceIsNotRepeated(t *testing.T) {
+	for name, v := range map[string]verdict{"unit attention": attention, "busy": busy, "break": dropAfter} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			asked := 0
+			f.before = func(cdb iscsi.CDB) verdict {
+				if cdb[0] != iscsi.Write16 {
+					return carryOut
+				}
+				if asked++; asked > 1 {
+					return carryOut
+				}
+				return v
+			}
+			s := open(t, f, Options{Replay: true})
+			err := s.WriteOnce(t.Context(), pattern(512), 0)
+			var status StatusError
+			if v == dropAfter && !errors.Is(err, ErrAmbiguous) || v != dropAfter && !errors.As(err, &status) {
+				t.Errorf("%v", err)
+			}
+			if err := s.Read(t.Context(), make([]byte, 512), 0); err != nil {
+				t.Fatal(err)
+			}
+			if f.mu.Lock(); asked != 1 {
+				t.Errorf("it was sent %d times", asked)
+			}
+			f.mu.Unlock()
+		})
+	}
+}
+
 func TestReplayRefusesAnotherDisk(t *testing.T) {
 	f := newFake(t)
 	f.before = func(cdb iscsi.CDB) verdict {

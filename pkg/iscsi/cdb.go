@@ -70,6 +70,37 @@ func CompareAndWriteCDB(lba uint64, blocks byte) CDB {
 	return c
 }
 
+// Service actions of PERSISTENT RESERVE IN and OUT (SPC-4 6.15 and 6.16), and a reservation's type.
+const (
+	ReadReservation           byte = 0x01 // IN
+	Reserve                   byte = 0x01 // OUT, like those below
+	Preempt                   byte = 0x04
+	PreemptAndAbort           byte = 0x05
+	RegisterAndIgnoreExisting byte = 0x06
+	WriteExclusive            byte = 0x01 // the holder alone may write
+)
+
+// PersistentReserveListLen is the length of the parameter list of PERSISTENT RESERVE OUT, but for REGISTER AND MOVE.
+const PersistentReserveListLen = 24
+
+// PersistentReserveOutCDB changes a reservation, of the whole unit; its parameter list is PersistentReserveList.
+func PersistentReserveOutCDB(action, kind byte) CDB {
+	return CDB{0: PersistentReserveOut, 1: action, 2: kind, 8: PersistentReserveListLen}
+}
+
+// PersistentReserveList is the parameter list: the key that the nexus is registered with, and the one that the service action is about.
+func PersistentReserveList(key, about uint64) []byte {
+	b := make([]byte, PersistentReserveListLen)
+	binary.BigEndian.PutUint64(b, key)
+	binary.BigEndian.PutUint64(b[8:], about)
+	return b
+}
+
+// PersistentReserveInCDB asks for registrations or the reservation.
+func PersistentReserveInCDB(action byte, alloc uint16) CDB {
+	return CDB{0: PersistentReserveIn, 1: action, 7: byte(alloc >> 8), 8: byte(alloc)}
+}
+
 // UnmapCDB deallocates what its parameter list names, see UnmapList.
 func UnmapCDB(listLen uint16) CDB { return CDB{0: Unmap, 7: byte(listLen >> 8), 8: byte(listLen)} }
 

@@ -19,7 +19,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/initiator"
 	"github.com/holdfast-dr/holdfast/services/failover/hostagent"
-	"github.com/holdfast-dr/holdfast/services/failover/internal/tgtd"
+	"github.com/holdfast-dr/holdfast/pkg/tgtd"
 	"github.com/holdfast-dr/holdfast/services/failover/workload"
 	"github.com/holdfast-dr/holdfast/services/failover/workload/applog"
 	"github.com/holdfast-dr/holdfast/services/failover/workload/ledger"

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/services/failover/hostagent"
-	"github.com/holdfast-dr/holdfast/services/failover/internal/tgtd"
+	"github.com/holdfast-dr/holdfast/pkg/tgtd"
 	"github.com/holdfast-dr/holdfast/services/failover/workload/ledger"
 )
 

@@ -23,7 +23,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/initiator"
 	"github.com/holdfast-dr/holdfast/services/failover/hostagent"
-	"github.com/holdfast-dr/holdfast/services/failover/internal/tgtd"
+	"github.com/holdfast-dr/holdfast/pkg/tgtd"
 	"github.com/holdfast-dr/holdfast/services/failover/qemu/guest"
 	"github.com/holdfast-dr/holdfast/services/failover/workload"
 	"github.com/holdfast-dr/holdfast/services/failover/workload/applog"

@@ -11,7 +11,6 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/initiator"
-	"github.com/holdfast-dr/holdfast/pkg/iscsi"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
 )
 
@@ -24,6 +23,8 @@ var (
 	ErrOther = errors.New("another voting disk answers")
 	// ErrNonconforming is a LUN that does not swap as a vote needs it.
 	ErrNonconforming = errors.New("the LUN does not compare and write")
+	// ErrTaken is a LUN that somebody who is no voter has reserved.
+	ErrTaken = errors.New("somebody else has the LUN reserved")
 )
 
 const (
@@ -50,7 +51,7 @@ type Disk struct {
 	id      atomic.Pointer[string] // of the LUN, once seen
 
 	mu      sync.Mutex
-	session *initiator.Session // nil: none
+	session *unit              // nil: none
 	end     context.CancelFunc // of the session
 	slots   int64              // of the session's LUN, once it was found to be the voting disk that it should be
 	opening *opening           // nil: no attempt is under way
@@ -69,20 +70,20 @@ func New(ctx context.Context, url, pin string, o initiator.Options, timeout time
 }
 
 // call runs f with a session whose LUN is a voting disk. A session that failed is left.
-func (d *Disk) call(f func(ctx context.Context, s *initiator.Session, slots int64) error) error {
+func (d *Disk) call(f func(ctx context.Context, u *unit, slots int64) error) error {
 	ctx, cancel := context.WithTimeout(d.life, d.timeout)
 	defer cancel()
-	s, slots, err := d.open(ctx)
+	u, slots, err := d.open(ctx)
 	if err == nil {
-		err = f(ctx, s, slots)
+		err = f(ctx, u, slots)
 	}
 	if err == nil {
 		return nil
 	}
-	if s != nil && s.Err() != nil {
-		d.drop(s)
+	if u != nil && !u.usable() {
+		d.drop(u)
 	}
-	for _, known := range []error{ErrCorrupt, ErrForeign, ErrOther, ErrNonconforming, domain.ErrInvalid} {
+	for _, known := range []error{ErrCorrupt, ErrForeign, ErrOther, ErrNonconforming, ErrTaken, domain.ErrInvalid} {
 		if errors.Is(err, known) {
 			return fmt.Errorf("voting disk %s: %w: %w", d.name, domain.ErrRefused, err)
 		}
@@ -92,9 +93,9 @@ func (d *Disk) call(f func(ctx context.Context, s *initiator.Session, slots int6
 
 // open is the session, once its LUN was found to be the voting disk that it should be. Whoever waits for it waits as long as his own
 // ctx; the attempt goes on without him, so that calls which are impatient do not keep a slow disk from ever being opened.
-func (d *Disk) open(ctx context.Context) (*initiator.Session, int64, error) {
+func (d *Disk) open(ctx context.Context) (*unit, int64, error) {
 	d.mu.Lock()
-	if d.session != nil && d.session.Err() != nil {
+	if d.session != nil && !d.session.usable() {
 		d.forget()
 	}
 	if d.session != nil && d.slots > 0 {
@@ -118,7 +119,7 @@ func (d *Disk) open(ctx context.Context) (*initiator.Session, int64, error) {
 // opening is one attempt to open the disk. What it came to stands once done is closed.
 type opening struct {
 	done    chan struct{}
-	session *initiator.Session
+	session *unit
 	slots   int64
 	err     error
 }
@@ -127,53 +128,56 @@ type opening struct {
 const openTime = 10 * time.Second
 
 // begin makes an attempt, with the session there is or a new one.
-func (d *Disk) begin(o *opening, s *initiator.Session) {
+func (d *Disk) begin(o *opening, u *unit) {
 	ctx, cancel := context.WithTimeout(d.life, openTime)
 	defer cancel()
 	var end context.CancelFunc
-	if s == nil {
-		s, end, o.err = d.dial(ctx)
+	if u == nil {
+		u, end, o.err = d.dial(ctx)
 	}
 	if o.err == nil {
-		o.session = s
-		o.slots, o.err = d.examine(ctx, s)
+		o.session = u
+		o.slots, o.err = d.examine(ctx, u)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	defer close(o.done)
 	d.opening = nil
-	if end != nil && (d.closed || s.Err() != nil) {
+	if end != nil && (o.session == nil || d.closed || !u.usable()) {
 		end()
 		return
 	}
 	if end != nil {
-		d.session, d.end = s, end
+		d.session, d.end = u, end
 	}
-	if d.session == s {
+	if d.session == u {
 		d.slots = o.slots
 	}
 }
 
 // dial logs in. The session lasts until end is called, or the disk's life is over.
-func (d *Disk) dial(ctx context.Context) (s *initiator.Session, end context.CancelFunc, err error) {
+func (d *Disk) dial(ctx context.Context) (u *unit, end context.CancelFunc, err error) {
 	life, end := context.WithCancel(d.life)
 	defer context.AfterFunc(ctx, end)() // an attempt that takes too long
-	s, err = initiator.Dial(life, d.url, d.options)
+	s, err := initiator.Dial(life, d.url, d.options)
 	if err != nil {
 		end()
 		return nil, nil, err
 	}
-	return s, end, nil
+	return newUnit(s, d.timeout), end, nil
 }
 
 // examine finds out whether a session's LUN is the voting disk that it should be, and how many slots it has.
-func (d *Disk) examine(ctx context.Context, s *initiator.Session) (slots int64, err error) {
-	l, err := label(ctx, s)
+func (d *Disk) examine(ctx context.Context, u *unit) (slots int64, err error) {
+	l, err := label(ctx, u)
 	if err == nil {
 		err = d.same(l)
 	}
 	if err == nil {
-		err = conforms(ctx, s)
+		err = conforms(ctx, u)
+	}
+	if err == nil && u.reserves.Load() {
+		err = d.excludes(ctx, u)
 	}
 	if err != nil {
 		return 0, err
@@ -183,10 +187,10 @@ func (d *Disk) examine(ctx context.Context, s *initiator.Session) (slots int64, 
 	return int64(l.slots), nil
 }
 
-func (d *Disk) drop(s *initiator.Session) {
+func (d *Disk) drop(u *unit) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.session == s {
+	if d.session == u {
 		d.forget()
 	}
 }
@@ -217,20 +221,6 @@ func (d *Disk) Close() error {
 	return d.session.Close()
 }
 
-// swap compares and writes one block, durably. Errors: initiator.ErrMiscompare, ErrNonconforming; after any other it may have been
-// written.
-func swap(ctx context.Context, s *initiator.Session, off int64, expect, replace []byte) error {
-	err := s.CompareAndWrite(ctx, off, expect, replace)
-	var status initiator.StatusError
-	if errors.As(err, &status) && status.Sense.Key == iscsi.SenseIllegalRequest {
-		return fmt.Errorf("%w: %w", ErrNonconforming, err)
-	}
-	if err != nil {
-		return err
-	}
-	return s.Flush(ctx)
-}
-
 // Slot is one group's record on the disk.
 type Slot struct {
 	d   *Disk
@@ -253,11 +243,11 @@ type found struct {
 	rec     core.Record
 }
 
-func (sl *Slot) find(ctx context.Context, s *initiator.Session, slots int64) (found, error) {
+func (sl *Slot) find(ctx context.Context, u *unit, slots int64) (found, error) {
 	at := first(sl.key, slots)
 	for range min(probes, slots) {
-		f := found{off: slotsAt + at*slotBytes, block: make([]byte, s.BlockSize())}
-		if err := s.Read(ctx, f.block, f.off); err != nil {
+		f := found{off: slotsAt + at*slotBytes, block: make([]byte, u.BlockSize())}
+		if err := u.Read(ctx, f.block, f.off); err != nil {
 			return f, err
 		}
 		if empty(f.block) {
@@ -279,8 +269,8 @@ func (sl *Slot) find(ctx context.Context, s *initiator.Session, slots int64) (fo
 // Read is the newest version and its record; version 0 and a zero record when nothing was ever written. The error wraps
 // domain.ErrUnavailable, or domain.ErrRefused with ErrCorrupt, ErrForeign or ErrNonconforming.
 func (sl *Slot) Read() (version uint64, rec core.Record, err error) {
-	err = sl.d.call(func(ctx context.Context, s *initiator.Session, slots int64) error {
-		f, err := sl.find(ctx, s, slots)
+	err = sl.d.call(func(ctx context.Context, u *unit, slots int64) error {
+		f, err := sl.find(ctx, u, slots)
 		version, rec = f.version, f.rec
 		return err
 	})
@@ -291,12 +281,12 @@ func (sl *Slot) Read() (version uint64, rec core.Record, err error) {
 // may have landed.
 func (sl *Slot) Swap(expect uint64, rec core.Record) (core.Swapped, error) {
 	how := core.SwapUnknown
-	err := sl.d.call(func(ctx context.Context, s *initiator.Session, slots int64) error {
-		next, err := encode(sl.key, expect+1, rec, s.BlockSize())
+	err := sl.d.call(func(ctx context.Context, u *unit, slots int64) error {
+		next, err := encode(sl.key, expect+1, rec, u.BlockSize())
 		if err != nil {
 			return err
 		}
-		f, err := sl.find(ctx, s, slots)
+		f, err := sl.find(ctx, u, slots)
 		if err != nil {
 			return err
 		}
@@ -304,7 +294,7 @@ func (sl *Slot) Swap(expect uint64, rec core.Record) (core.Swapped, error) {
 			how = core.SwapLost
 			return nil
 		}
-		err = swap(ctx, s, f.off, f.block, next)
+		err = u.swap(ctx, f.off, f.block, next)
 		switch {
 		case err == nil:
 			how = core.SwapWon

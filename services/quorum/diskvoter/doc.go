@@ -1,5 +1,6 @@
-// Package diskvoter keeps passive voters' records on a small LUN of any iSCSI target that has COMPARE AND WRITE (SBC-4 section
-// 5.3), which is the compare-and-swap. The LUN is for votes alone and must not be replicated.
+// Package diskvoter keeps passive voters' records on a small LUN of an iSCSI target. COMPARE AND WRITE (SBC-4 section 5.3) is the
+// compare-and-swap; a target without it must have persistent reservations (SPC-4 section 5.12), see reserve.go and ADR 26. The LUN is for
+// votes alone and must not be replicated.
 //
 //	0        label    one block: magic 8 | CRC-32C u32 | slots u32 | identity 16
 //	4 KiB    scratch  one block: probes swap here
@@ -21,6 +22,6 @@
 // landed, which the next read shows.
 //
 // Failure cases: a LUN without a label that is not empty where votes would stand, or in its first MiB, is somebody's data and is refused; a damaged slot is an
-// error, and the voter does not vote until it is mended; a target without COMPARE AND WRITE (Debian's tgt) is refused by name. An
+// error, and the voter does not vote until it is mended; a target that neither compares nor reserves is refused by name. An
 // older copy of the LUN put back in its place is not noticed: do not snapshot it.
 package diskvoter

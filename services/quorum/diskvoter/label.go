@@ -43,44 +43,44 @@ func decodeLabel(b []byte) (labelled, error) {
 }
 
 // label reads a voting disk's label, and makes an empty LUN one. What is neither is refused.
-func label(ctx context.Context, s *initiator.Session) (labelled, error) {
-	if s.BlockSize() != 512 && s.BlockSize() != slotBytes {
-		return labelled{}, fmt.Errorf("its blocks have %d bytes: want 512 or %d: %w", s.BlockSize(), slotBytes, domain.ErrInvalid)
+func label(ctx context.Context, u *unit) (labelled, error) {
+	if u.BlockSize() != 512 && u.BlockSize() != slotBytes {
+		return labelled{}, fmt.Errorf("its blocks have %d bytes: want 512 or %d: %w", u.BlockSize(), slotBytes, domain.ErrInvalid)
 	}
-	if s.Capacity() < minBytes {
-		return labelled{}, fmt.Errorf("it has %d bytes: make it %d at least: %w", s.Capacity(), minBytes, domain.ErrInvalid)
+	if u.Capacity() < minBytes {
+		return labelled{}, fmt.Errorf("it has %d bytes: make it %d at least: %w", u.Capacity(), minBytes, domain.ErrInvalid)
 	}
-	l, found, err := readLabel(ctx, s)
+	l, found, err := readLabel(ctx, u)
 	if found || err != nil {
 		return l, err
 	}
-	l.slots = uint32(min(maxSlots, (s.Capacity()-slotsAt)/slotBytes))
-	all := make([]byte, min(s.Capacity(), max(emptyBytes, slotsAt+int64(l.slots)*slotBytes)))
-	if err := s.Read(ctx, all, 0); err != nil {
+	l.slots = uint32(min(maxSlots, (u.Capacity()-slotsAt)/slotBytes))
+	all := make([]byte, min(u.Capacity(), max(emptyBytes, slotsAt+int64(l.slots)*slotBytes)))
+	if err := u.Read(ctx, all, 0); err != nil {
 		return l, err
 	}
 	why := ErrForeign
 	if empty(all) {
 		_, _ = rand.Read(l.id[:]) // never fails
-		if why = swap(ctx, s, labelAt, make([]byte, s.BlockSize()), l.encode(s.BlockSize())); !errors.Is(why, initiator.ErrMiscompare) {
+		if why = u.swap(ctx, labelAt, make([]byte, u.BlockSize()), l.encode(u.BlockSize())); !errors.Is(why, initiator.ErrMiscompare) {
 			return l, why
 		}
 	}
 	// Another site may have made it one meanwhile.
-	if l, found, err = readLabel(ctx, s); err == nil && !found {
+	if l, found, err = readLabel(ctx, u); err == nil && !found {
 		err = fmt.Errorf("%w: give votes an empty LUN of their own", why)
 	}
 	return l, err
 }
 
 // readLabel reads the label; found is false where there is none.
-func readLabel(ctx context.Context, s *initiator.Session) (l labelled, found bool, err error) {
-	head := make([]byte, s.BlockSize())
-	if err := s.Read(ctx, head, labelAt); err != nil || [8]byte(head) != labelMagic {
+func readLabel(ctx context.Context, u *unit) (l labelled, found bool, err error) {
+	head := make([]byte, u.BlockSize())
+	if err := u.Read(ctx, head, labelAt); err != nil || [8]byte(head) != labelMagic {
 		return l, false, err
 	}
-	if l, err = decodeLabel(head); err == nil && slotsAt+int64(l.slots)*slotBytes > s.Capacity() {
-		err = fmt.Errorf("it has %d bytes, fewer than when it was first used: %w", s.Capacity(), domain.ErrInvalid)
+	if l, err = decodeLabel(head); err == nil && slotsAt+int64(l.slots)*slotBytes > u.Capacity() {
+		err = fmt.Errorf("it has %d bytes, fewer than when it was first used: %w", u.Capacity(), domain.ErrInvalid)
 	}
 	return l, true, err
 }
