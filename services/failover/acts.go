@@ -19,12 +19,12 @@ func (s *service) tellActs(ctx context.Context) {
 		for _, d := range s.ledger.now().List {
 			told := d.Told
 			for _, a := range d.Acts {
-				if a.Number > told && s.retry(ctx, "tell of declaration", func() error { return s.tellAct(ctx, d, a) }) {
+				if a.Number > told && s.retry(ctx, "tell of declaration "+string(d.ID), func() error { return s.tellAct(ctx, d, a) }) {
 					told = a.Number
 				}
 			}
 			if told > d.Told {
-				s.retry(ctx, "mark acts as told", func() error { return s.markTold(ctx, d.ID, told) })
+				s.retry(ctx, "mark acts as told of declaration "+string(d.ID), func() error { return s.markTold(ctx, d.ID, told) })
 			}
 		}
 		select {

@@ -141,7 +141,7 @@ func (s *service) resume() {
 
 // lead carries a run to its end, reading it again when its journal was out of reach or somebody else wrote to it.
 func (s *service) lead(ctx context.Context, l *run.Live) {
-	if !s.retry(ctx, "announce run", func() error { return s.announce(ctx, l.Snapshot()) }) {
+	if !s.retry(ctx, "announce run "+string(l.Snapshot().ID), func() error { return s.announce(ctx, l.Snapshot()) }) {
 		return
 	}
 	t := s.cfg.Timings

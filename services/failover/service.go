@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -158,17 +159,43 @@ func (s *service) begin(ctx context.Context) bool {
 		})
 }
 
-// retry repeats f until it succeeds or ctx ends, and reports which.
+// tellTries is how often in a row something fails before it is told, at the soonest.
+const tellTries = 3
+
+// retry repeats f until it succeeds or ctx ends, and reports which. What goes on failing, for five of the longest waits, is told: once for
+// each change of its reason, and when it is over.
 func (s *service) retry(ctx context.Context, what string, f func() error) bool {
-	for ctx.Err() == nil {
+	began, told := clock.Now(), ""
+	for failed := 1; ctx.Err() == nil; failed++ {
 		err := f()
-		if err == nil {
+		switch {
+		case err == nil:
+			if told != "" {
+				s.log.Info("done at last", "what", what, "attempts", failed)
+			}
 			return true
+		case ctx.Err() != nil:
+			return false
+		case failed < tellTries || clock.Now().Sub(began) < 5*s.cfg.Timings.MaxRetry || err.Error() == told:
+			s.log.Debug("not ready yet", "what", what, "error", err)
+		default:
+			told = err.Error()
+			s.log.Warn("fails again and again, and is tried on", "what", what, "attempts", failed, "mend", mendOf(err), "error", err)
 		}
-		s.log.Debug("not ready yet", "what", what, "error", err)
 		_ = clock.Sleep(ctx, s.cfg.Timings.Retry)
 	}
 	return false
+}
+
+// mendOf is what to look at when the own site's server does not take or give what it should.
+func mendOf(err error) string {
+	switch {
+	case errors.Is(err, domain.ErrUnavailable):
+		return "see that this site's NATS server runs and answers, and that its disk has room"
+	case errors.Is(err, domain.ErrNotFound):
+		return "see that this site's quorum service runs: it makes the streams"
+	}
+	return "see the log of this site's NATS server, the room on its disk, and that this service's credentials are not of an older version (holdfast site rotate)"
 }
 
 func (s *service) publish(ctx context.Context, id string, f event.Fact) {
