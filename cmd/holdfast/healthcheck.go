@@ -46,8 +46,15 @@ func healthcheckCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s of site %s is well: %d checks\n", r.Service, r.Site, len(r.Checks))
-			return err
+			if _, err = fmt.Fprintf(cmd.OutOrStdout(), "%s of site %s is well: %d checks\n", r.Service, r.Site, len(r.Checks)); err != nil {
+				return err
+			}
+			for _, text := range failedChecks(r) {
+				if _, err := fmt.Fprintln(cmd.OutOrStdout(), "but "+text); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}
 	c.Flags().StringVar(&file, "config", os.Getenv(configEnv), "the site's configuration file (also in "+configEnv+")")
@@ -95,17 +102,21 @@ func readHealth(ctx context.Context, id domain.SiteID, service, url string) (tel
 	if r.Site != "" && r.Site != id {
 		return r, fmt.Errorf("ask the health of %s of site %s: %s is answered by site %s: give each site on this machine a metrics.listen of its own", service, id, url, r.Site)
 	}
-	var bad []string
+	if r.OK {
+		return r, nil
+	}
+	bad := failedChecks(r)
+	if len(bad) == 0 {
+		bad = []string{"it is still starting"}
+	}
+	return r, fmt.Errorf("%s of site %s is not well: %s", service, id, strings.Join(bad, "; "))
+}
+
+func failedChecks(r telemetry.HealthReport) (bad []string) {
 	for _, c := range r.Checks {
 		if !c.OK {
 			bad = append(bad, fmt.Sprintf("%s: %s: %s", c.Service, c.Name, c.Reason))
 		}
 	}
-	if r.OK {
-		return r, nil
-	}
-	if len(bad) == 0 {
-		bad = []string{"it is still starting"}
-	}
-	return r, fmt.Errorf("%s of site %s is not well: %s", service, id, strings.Join(bad, "; "))
+	return bad
 }

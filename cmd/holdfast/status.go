@@ -166,6 +166,11 @@ func printStatus(out io.Writer, all []siteStatus) error {
 	printVoters(w, all)
 	printNodes(w, all)
 	for _, s := range all {
+		if s.Replicator != nil && s.Replicator.NoLines != "" {
+			fmt.Fprintf(w, "\nsite %s: changes come through NATS and not by lines: %s\n", s.Site, s.Replicator.NoLines)
+		}
+	}
+	for _, s := range all {
 		for _, p := range s.Problems {
 			fmt.Fprintf(w, "\nsite %s: %s\n", s.Site, p)
 		}

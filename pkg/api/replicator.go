@@ -125,6 +125,8 @@ func (e LossEstimate) About() string {
 type ReplicatorStatus struct {
 	Site   domain.SiteID `json:"site"`
 	Groups []GroupStatus `json:"groups"`
+	// NoLines is why the site takes no lines though it is to; empty: it takes them, or is not to.
+	NoLines string `json:"no_lines,omitempty"`
 }
 
 // GroupStatus is one group's copy at one site.

@@ -27,6 +27,7 @@ type Metric struct {
 const (
 	BuildInfo         = "holdfast_build_info"
 	ServiceReady      = "holdfast_service_ready"
+	ServiceImpaired   = "holdfast_service_impaired"
 	BusConnected      = "holdfast_bus_connected"
 	BreakerState      = "holdfast_breaker_state"
 	CertificateExpiry = "holdfast_certificate_expiry_seconds"
@@ -129,7 +130,8 @@ func Catalogue() []Metric {
 func commonMetrics() []Metric {
 	return []Metric{
 		{Name: BuildInfo, Kind: KindGauge, Service: "any", Labels: []string{"version", "goversion"}, Help: "Always 1; the labels name the build."},
-		{Name: ServiceReady, Kind: KindGauge, Service: "any", Help: "1 while every check of /healthz passes."},
+		{Name: ServiceReady, Kind: KindGauge, Service: "any", Help: "1 while every check of /healthz passes that counts."},
+		{Name: ServiceImpaired, Kind: KindGauge, Service: "any", Help: "1 while the service is ready and does without something that its configuration asks for, such as a port that is taken: /healthz says what."},
 		{Name: BusConnected, Kind: KindGauge, Service: "any", Labels: []string{"peer"}, Help: "1 while the NATS server of a site, the own one included, is reached."},
 		{Name: BreakerState, Kind: KindGauge, Service: "any", Labels: []string{"peer"}, Help: "Circuit breaker of calls to a site, voter or host: 0 closed, 1 half open, 2 open."},
 		{Name: CertificateExpiry, Kind: KindGauge, Service: "any", Help: "Seconds until the TLS certificate of the service ends; negative once it has. Only with security.secrets."},

@@ -22,15 +22,21 @@ type Health struct {
 
 type check struct {
 	service, name string
+	note          bool // it does not count for OK
 	f             func() error
 }
 
-// HealthReport is the body of /healthz: status 200 when OK, 503 otherwise.
+// HealthReport is the body of /healthz: status 200 when OK, 503 otherwise. One that is OK may have a check that is not: see Note.
 type HealthReport struct {
 	Site    domain.SiteID  `json:"site"`
 	Service string         `json:"service"`
 	OK      bool           `json:"ok"`
 	Checks  []HealthResult `json:"checks"`
+}
+
+// Impaired reports whether the process does its work without something that it should have.
+func (r HealthReport) Impaired() bool {
+	return r.OK && slices.ContainsFunc(r.Checks, func(c HealthResult) bool { return !c.OK })
 }
 
 // HealthResult is the outcome of one check; Reason says why it is not OK.
@@ -48,10 +54,19 @@ func NewHealth(site domain.SiteID, service string) *Health {
 
 // Check adds a condition of one service of the process, asked on every request: it must not block. Nil means fine.
 func (h *Health) Check(service, name string, f func() error) {
+	h.add(check{service: service, name: name, f: f})
+}
+
+// Note adds a condition like Check, of something that the process does its work without: it is reported, and does not count for OK.
+func (h *Health) Note(service, name string, f func() error) {
+	h.add(check{service: service, name: name, note: true, f: f})
+}
+
+func (h *Health) add(add check) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.checks = slices.DeleteFunc(h.checks, func(c check) bool { return c.service == service && c.name == name })
-	h.checks = append(h.checks, check{service, name, f})
+	h.checks = slices.DeleteFunc(h.checks, func(c check) bool { return c.service == add.service && c.name == add.name })
+	h.checks = append(h.checks, add)
 }
 
 // Report asks every check.
@@ -59,11 +74,11 @@ func (h *Health) Report() HealthReport {
 	h.mu.Lock()
 	checks := slices.Clone(h.checks)
 	h.mu.Unlock()
-	r := HealthReport{Site: h.site, Service: h.service, OK: len(checks) > 0, Checks: []HealthResult{}}
+	r := HealthReport{Site: h.site, Service: h.service, OK: slices.ContainsFunc(checks, func(c check) bool { return !c.note }), Checks: []HealthResult{}}
 	for _, c := range checks {
 		res := HealthResult{Service: c.service, Name: c.name, OK: true}
 		if err := c.f(); err != nil {
-			res.OK, res.Reason, r.OK = false, err.Error(), false
+			res.OK, res.Reason, r.OK = false, err.Error(), r.OK && c.note
 		}
 		r.Checks = append(r.Checks, res)
 	}

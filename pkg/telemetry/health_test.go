@@ -29,6 +29,11 @@ func TestHealthIsOKOnlyWhenEveryCheckPasses(t *testing.T) {
 	if code, _ := healthz(t, address); code != http.StatusServiceUnavailable {
 		t.Errorf("without a bus: %d", code)
 	}
+	h.Check("quorum", "bus", func() error { return nil })
+	h.Note("relay", "listening", func() error { return errors.New("address already in use") })
+	if code, r := healthz(t, address); code != http.StatusOK || !r.Impaired() || r.Checks[2].OK || r.Checks[2].Reason != "address already in use" {
+		t.Errorf("without what it can do without: %d %+v", code, r)
+	}
 	stop()
 	if _, err := net.Dial("tcp", address); err == nil {
 		t.Error("still listening after stop")

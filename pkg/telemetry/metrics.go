@@ -37,9 +37,11 @@ func NewRegistry(site domain.SiteID, service string, health *Health) *Registry {
 	r := &Registry{reg: prometheus.NewRegistry(), site: site}
 	own := r.For(service)
 	own.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	own.Collect([]string{BuildInfo, ServiceReady}, func(set Set) {
+	own.Collect([]string{BuildInfo, ServiceReady, ServiceImpaired}, func(set Set) {
+		r := health.Report()
 		set(BuildInfo, 1, Version(), runtime.Version())
-		set(ServiceReady, Bool(health.Report().OK))
+		set(ServiceReady, Bool(r.OK))
+		set(ServiceImpaired, Bool(r.Impaired()))
 	})
 	return r
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // units of the names that end in neither a base unit nor _total: they count or say yes and no.
-var unitless = []string{BuildInfo, ServiceReady, BusConnected, BreakerState, GroupEpoch, GroupServing, GroupRole, GroupConsistent, GroupFailed, GroupQuarantined,
+var unitless = []string{BuildInfo, ServiceReady, ServiceImpaired, BusConnected, BreakerState, GroupEpoch, GroupServing, GroupRole, GroupConsistent, GroupFailed, GroupQuarantined,
 	ReplicationInSync, ReplicationState, ISCSISessions, LeaseHeld, LeaseEpoch, VoterReachable, QuorumReachable, QuorumForced, QuorumPrevented, HealthObjects, HealthMissed, HealthAssessment, HealthSick,
 	RunsActive, Declarations, HostVMs, GroupWriteBytes, GroupWrites, ReplicationLossWrites, TakeoverLossWrites, GroupHeld, GroupDamage,
 	SiteDrained, DrainGroups,

@@ -123,7 +123,11 @@ func (s *service) all(id domain.GroupID) []*group.Group {
 
 // status tells every group asked for, those that could not be opened too.
 func (s *service) status(_ context.Context, r api.GroupRequest) (api.ReplicatorStatus, error) {
-	return api.ReplicatorStatus{Site: s.cfg.Site, Groups: s.groupStatus(r.Group)}, nil
+	out := api.ReplicatorStatus{Site: s.cfg.Site, Groups: s.groupStatus(r.Group)}
+	if err := s.noLines.get(); err != nil {
+		out.NoLines = err.Error()
+	}
+	return out, nil
 }
 
 // writes tells how much each group asked for writes.

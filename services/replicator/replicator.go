@@ -69,6 +69,9 @@ type Deps struct {
 	Tracer  trace.TracerProvider
 	Logger  *slog.Logger
 	Metrics *telemetry.Metrics // nil: none
+	// Note adds what the service can do without to what its process tells of itself: f says why it lacks it, nil while it does not.
+	// A nil Note tells nobody.
+	Note func(name string, f func() error)
 	// Credentials prove this service on lines, as the mesh's do over NATS; nil: plain, for loopback only.
 	Credentials *identity.Credentials
 }
@@ -88,6 +91,7 @@ type service struct {
 	links                 map[domain.SiteID]*transport.Link
 	memory                group.Memory
 	lines                 *line.Server // nil: everything comes through NATS
+	noLines               fault        // why lines are not taken
 
 	mu      sync.Mutex
 	groups  map[domain.GroupID]*group.Group
@@ -128,20 +132,11 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	for site, t := range cfg.Links {
 		s.links[site] = transport.NewLink(t)
 	}
-	if cfg.LineListen == "" {
-		return s.run(ctx, ln, nil)
-	}
-	lines, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.LineListen)
-	if err != nil {
-		_ = ln.Close()
-		return fmt.Errorf("run replicator of site %s: listen for replication on %s: %w: free the port, or set another", cfg.Site, cfg.LineListen, err)
-	}
-	s.lines = line.NewServer(cmp.Or(cfg.LineAddress, lines.Addr().String()), deps.Credentials, log)
-	return s.run(ctx, ln, lines)
+	return s.run(ctx, ln)
 }
 
-// run serves iSCSI on ln, and takes lines on lines, if it is not nil.
-func (s *service) run(ctx context.Context, ln, lines net.Listener) error {
+// run serves iSCSI on ln, and takes lines where it is to.
+func (s *service) run(ctx context.Context, ln net.Listener) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	addr := s.cfg.ISCSIPortal
@@ -156,12 +151,8 @@ func (s *service) run(ctx context.Context, ln, lines net.Listener) error {
 			cancel(fmt.Errorf("serve iSCSI: %w", err))
 		}
 	})
-	if s.lines != nil {
-		s.wg.Go(func() {
-			if err := s.lines.Serve(ctx, lines); err != nil && ctx.Err() == nil {
-				cancel(fmt.Errorf("take lines: %w", err))
-			}
-		})
+	if s.cfg.LineListen != "" {
+		s.startLines(ctx)
 	}
 	s.wg.Go(func() { s.heartbeat(ctx, addr) })
 	s.wg.Go(func() {

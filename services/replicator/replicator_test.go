@@ -73,6 +73,7 @@ type world struct {
 	login   func() initiator.CHAP
 	journal int64 // bytes; 0: 16 MiB
 	links   map[domain.SiteID]domain.Transport
+	lines   string // where lines are taken; empty: nowhere
 }
 
 func newWorld(t *testing.T) *world {
@@ -135,10 +136,10 @@ func (w *world) start(site domain.SiteID) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
 	m := w.dial(site)
-	ended := make(chan error, 1)
+	ended, lines := make(chan error, 1), w.lines
 	go func() {
 		ended <- replicator.Run(ctx, replicator.Config{Site: site, DataDir: w.dirs[site], ISCSIListen: "127.0.0.1:0", JournalBytes: max(w.journal, 16<<20),
-			Links: w.links, CHAP: w.chap, Timing: replicator.Timing{Pull: 50 * time.Millisecond}}, replicator.Deps{Mesh: m, Logger: w.log})
+			Links: w.links, CHAP: w.chap, LineListen: lines, Timing: replicator.Timing{Pull: 50 * time.Millisecond}}, replicator.Deps{Mesh: m, Logger: w.log})
 	}()
 	var once sync.Once
 	w.stop[site] = func() {

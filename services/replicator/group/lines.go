@@ -46,14 +46,18 @@ func (r *receiver) takeLine(ctx context.Context, message []byte) (line.Ack, erro
 	return line.Ack{LSN: p.LSN, Frame: p.Frame, Time: p.Time, Arrived: p.Arrived, Resend: p.Resend}, err
 }
 
-// lineOffered is the way past NATS to the receiver; nil: there is none.
+// lineOffered is the way past NATS to the receiver as it is now; nil: there is none.
 func (g *Group) lineOffered() *api.LineOffer {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.receiver == nil {
+	if g.receiver == nil || g.receiver.offer == nil {
 		return nil
 	}
-	return g.receiver.offer
+	o := *g.receiver.offer
+	if o.Address = g.cfg.Lines.Address(); o.Address == "" {
+		return nil
+	}
+	return &o
 }
 
 // openLine opens the line that the target offers; nil when it offers none, or it is not to be had: then NATS carries the frames.

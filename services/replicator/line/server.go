@@ -28,23 +28,37 @@ const (
 
 // Server takes the lines of every receiver of a site. Safe for concurrent use.
 type Server struct {
-	address string
-	creds   *identity.Credentials
-	log     *slog.Logger
+	creds *identity.Credentials
+	log   *slog.Logger
 
 	waiting      chan struct{}
 	helloTimeout time.Duration
 	writeTimeout time.Duration
 
-	mu     sync.Mutex
-	offers map[[sha256.Size]byte]*offer // by the sum of the token: how long a look-up takes says nothing of a token
-	said   map[string]time.Time
+	mu      sync.Mutex
+	address string
+	offers  map[[sha256.Size]byte]*offer // by the sum of the token: how long a look-up takes says nothing of a token
+	said    map[string]time.Time
 }
 
-// NewServer makes a server that others reach at address. Without credentials (nil) its lines are plain TCP.
+// NewServer makes a server that others reach at address (see At). Without credentials (nil) its lines are plain TCP.
 func NewServer(address string, creds *identity.Credentials, log *slog.Logger) *Server {
 	return &Server{address: address, creds: creds, log: log, waiting: make(chan struct{}, maxWaiting), helloTimeout: helloTimeout,
 		writeTimeout: writeTimeout, offers: map[[sha256.Size]byte]*offer{}, said: map[string]time.Time{}}
+}
+
+// At says where others reach the server from now on; empty: nowhere, as it does not listen.
+func (s *Server) At(address string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.address = address
+}
+
+// Address is where others reach the server; empty: nowhere.
+func (s *Server) Address() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.address
 }
 
 // Serve takes connections until ctx ends or the listener fails, and closes it. nil when ctx ended. See accept.Loop.
@@ -61,7 +75,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 func (s *Server) Open(take func(ctx context.Context, message []byte) (Ack, error)) (o Offer, closing func()) {
 	var secret [secretBytes]byte
 	_, _ = rand.Read(secret[:]) // never fails: see its documentation
-	o = Offer{Address: s.address, Token: encoding.EncodeToString(secret[:])}
+	o = Offer{Address: s.Address(), Token: encoding.EncodeToString(secret[:])}
 	key, of := sha256.Sum256([]byte(o.Token)), &offer{take: take}
 	s.mu.Lock()
 	s.offers[key] = of

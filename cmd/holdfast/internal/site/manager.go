@@ -80,6 +80,8 @@ func (m *manager) tell(ctx context.Context) {
 		m.say("does not answer itself: " + err.Error())
 		m.log.Warn("process does not answer itself", "site", string(r.Site), "service", r.Service, "error", err)
 		return
+	case r.Impaired():
+		m.say("serving, but " + firstReason(r))
 	case r.OK:
 		m.say("serving")
 	default:

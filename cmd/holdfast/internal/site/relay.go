@@ -3,7 +3,10 @@ package site
 import (
 	"context"
 	"fmt"
+	"sync"
+	"time"
 
+	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/config"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/relay"
@@ -25,12 +28,15 @@ func RunRelay(ctx context.Context, cfg config.Config, o Options) error {
 	defer mon.stop()
 	r, err := startRelay(ctx, cfg, o, mon)
 	if err != nil {
-		return err
+		return fmt.Errorf("run relay: %w: %s", err, relayMend)
 	}
+	mon.health.Check(relayProcess, "serving", func() error { return nil }) // Start returns once clients can connect
 	defer r.Stop()
 	<-ctx.Done()
 	return nil
 }
+
+const relayMend = "free the port, or set relay.listen to another"
 
 // startRelay starts a site's relay, in whatever process.
 func startRelay(ctx context.Context, cfg config.Config, o Options, mon *monitor) (*relay.Server, error) {
@@ -39,7 +45,55 @@ func startRelay(ctx context.Context, cfg config.Config, o Options, mon *monitor)
 	if err != nil {
 		return nil, err
 	}
-	mon.health.Check(relayProcess, "serving", func() error { return nil }) // Start returns once clients can connect
 	o.Logger.Info("relay ready", "site", string(cfg.Site), "address", r.Addr(), "to", cfg.Relay.To)
 	return r, nil
+}
+
+// How long it is until a relay that could not listen tries again: twice as long each time.
+const (
+	relayFirst = time.Second
+	relayMost  = 30 * time.Second
+)
+
+// keepRelay has a site's relay run beside its services until ctx ends or stop is called, which waits for its end. While it cannot listen,
+// the site does without: others do not reach one another by it, and everything else goes on.
+func keepRelay(ctx context.Context, cfg config.Config, o Options, mon *monitor) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var mu sync.Mutex
+	var failed error
+	mon.health.Note(relayProcess, "listening", func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		return failed
+	})
+	try := func() *relay.Server {
+		r, err := startRelay(ctx, cfg, o, mon)
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, relayMend)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil && ctx.Err() == nil && (failed == nil || err.Error() != failed.Error()) {
+			o.Logger.Error("relay does not listen, so that nobody reaches another site by this one; it is tried again", "site", string(cfg.Site), "address", cfg.Relay.Listen, "error", err)
+		}
+		failed = err
+		return r
+	}
+	r := try()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for wait := relayFirst; r == nil; wait = min(2*wait, relayMost) {
+			if clock.Sleep(ctx, wait) != nil {
+				return
+			}
+			r = try()
+		}
+		<-ctx.Done()
+		r.Stop()
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }

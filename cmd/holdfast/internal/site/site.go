@@ -55,6 +55,7 @@ type deps struct {
 	tracer  *telemetry.Provider
 	log     *slog.Logger // a service names itself and its site in its log
 	metrics *telemetry.Metrics
+	note    func(name string, f func() error) // adds to the process's health what the service can do without
 }
 
 // Run runs a site's server, services and hosts (but those that are separate) until ctx ends, which is loss of power:
@@ -74,11 +75,7 @@ func Run(ctx context.Context, cfg config.Config, o Options) error {
 	}
 	defer mon.stop()
 	if cfg.Relay.Listen != "" {
-		r, err := startRelay(ctx, cfg, o, mon)
-		if err != nil {
-			return err
-		}
-		defer r.Stop()
+		defer keepRelay(ctx, cfg, o, mon)()
 	}
 	if cfg.NATS.Listen != "" {
 		srv, err := startNATS(cfg, o)
@@ -206,7 +203,8 @@ func runOne(ctx context.Context, cfg config.Config, o Options, mon *monitor, s s
 		return err
 	}
 	defer mesh.Close()
-	return s.run(ctx, deps{mesh: mesh, tracer: tracer, log: o.Logger, metrics: mon.watch(s.name, mesh)})
+	note := func(name string, f func() error) { mon.health.Note(s.name, name, f) }
+	return s.run(ctx, deps{mesh: mesh, tracer: tracer, log: o.Logger, metrics: mon.watch(s.name, mesh), note: note})
 }
 
 func newTracer(ctx context.Context, cfg config.Config, o Options, name string) (*telemetry.Provider, error) {
@@ -396,6 +394,6 @@ func replicatorService(cfg config.Config) service {
 		if err != nil {
 			return err
 		}
-		return replicator.Run(ctx, rc, replicator.Deps{Mesh: d.mesh, Tracer: d.tracer, Logger: d.log, Metrics: d.metrics, Credentials: creds})
+		return replicator.Run(ctx, rc, replicator.Deps{Mesh: d.mesh, Tracer: d.tracer, Logger: d.log, Metrics: d.metrics, Note: d.note, Credentials: creds})
 	}}
 }
