@@ -46,17 +46,8 @@ func (a actor) Do(ctx context.Context, r api.Run, st api.Step, intend run.Intend
 		return "", err
 	}
 	switch st.Kind {
-	case plan.KindPrecheck:
-		return a.precheck(ctx, r, st.Group)
-	case plan.KindEvacuate:
-		return asked[api.Empty](callPeer[api.Empty](ctx, a.service, r.From, a.cfg.Timings.StopGrace+2*a.cfg.Timings.Call, api.ServiceFailover, api.VerbEvacuate,
-			api.EvacuateRequest{Group: st.Group, Epoch: r.Before[st.Group], RunID: r.ID, To: a.cfg.Site}))
-	case plan.KindDemote:
-		return asked(callPeer[api.DemoteReply](ctx, a.service, r.From, a.cfg.Timings.Demote+a.cfg.Timings.Call, api.ServiceReplicator, api.VerbDemote,
-			api.DemoteRequest{Group: st.Group, Epoch: r.Before[st.Group], Successor: a.cfg.Site, TimeoutNs: int64(a.cfg.Timings.Demote)}))
-	case plan.KindRelease:
-		return asked(callPeer[api.Empty](ctx, a.service, r.From, 5*a.cfg.Timings.Call, api.ServiceQuorum, api.VerbRelease,
-			api.ReleaseRequest{Group: st.Group, Epoch: r.Before[st.Group], Successor: a.cfg.Site}))
+	case plan.KindPrecheck, plan.KindEvacuate, plan.KindDemote, plan.KindRelease:
+		return a.atSource(ctx, r, st)
 	case plan.KindAcquire:
 		return a.acquire(ctx, r, g)
 	case plan.KindDesired:

@@ -82,6 +82,7 @@ func (s *service) decideOnce(ctx context.Context) {
 	if err != nil {
 		return // no news; nothing is declared without it
 	}
+	s.seeLost(health)
 	list, err := s.store.All(ctx)
 	if err != nil {
 		return

@@ -50,6 +50,7 @@ type service struct {
 	abandoned map[domain.GroupID]domain.Epoch // moved away in vain, under which epoch
 	backoff   map[domain.GroupID]backoff
 	hosts     map[domain.HostID]hostView
+	lost      lostSites
 }
 
 // evacuation says that a group is held down here for a run that another site leads.
@@ -119,7 +120,7 @@ func newService(ctx context.Context, cfg Config, deps Deps) *service {
 		events: bus.NewEvents(ctx, local, api.ServiceFailover, log), meters: newMeters(deps.Metrics), copies: newCopies(), ledger: newLedger(),
 		web:  &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: cfg.Timings.Call},
 		kick: make(chan struct{}, 1), alarm: make(chan struct{}, 1), evacuated: map[domain.GroupID]evacuation{}, backoff: map[domain.GroupID]backoff{}, abandoned: map[domain.GroupID]domain.Epoch{},
-		hosts: map[domain.HostID]hostView{}, waiting: map[domain.GroupID]clock.Time{}, peers: map[domain.SiteID]*peer{}}
+		hosts: map[domain.HostID]hostView{}, lost: lostSites{news: make(chan struct{})}, waiting: map[domain.GroupID]clock.Time{}, peers: map[domain.SiteID]*peer{}}
 	s.store = desired.NewStore(local, s.publish)
 	s.jour = run.NewJournal(local, s.copies.add)
 	for _, site := range deps.Mesh.Peers() {
