@@ -30,7 +30,7 @@ func (c *Conn) EnsureAssets(ctx context.Context) error {
 	site := string(c.site)
 	streams := []jetstream.StreamConfig{
 		{Name: api.StreamEvents, Subjects: []string{"hf.v1.evt." + site + ".>"}, MaxAge: 30 * 24 * time.Hour, MaxBytes: 1 << 30, Duplicates: 2 * time.Minute},
-		{Name: api.StreamRuns, Subjects: []string{"hf.v1.run.>"}, DenyDelete: true, DenyPurge: true},
+		{Name: api.StreamRuns, Subjects: []string{"hf.v1.run.>"}, DenyDelete: true, DenyPurge: true, MaxMsgsPerSubject: 1, AllowMsgTTL: true}, // see Expire
 		{Name: api.StreamAudit, Subjects: []string{"hf.v1.audit." + site + ".>"}, DenyDelete: true, DenyPurge: true},
 		{Name: api.StreamCommands, Subjects: []string{"hf.v1.cmd." + site + ".>"}, Retention: jetstream.WorkQueuePolicy, MaxAge: time.Hour, Duplicates: 2 * time.Minute},
 	}
@@ -73,6 +73,21 @@ func (c *Conn) Append(ctx context.Context, subject string, data []byte, id strin
 		return 0, fmt.Errorf("append %s at site %s: %w", subject, c.site, mapJetStream(err))
 	}
 	return ack.Sequence, nil
+}
+
+// Expire stores the newest message of a subject anew, to be removed by the server after a while, whole seconds; one that is to be removed
+// already stays so. The stream keeps one message a subject, and nobody may delete from it. domain.ErrConflict when r is not the newest.
+func (c *Conn) Expire(ctx context.Context, r Record, after time.Duration) error {
+	if len(r.Headers[jetstream.MsgTTLHeader]) > 0 {
+		return nil
+	}
+	msg := newMsg(ctx, r.Subject, r.Data)
+	msg.Header.Set(jetstream.MsgTTLHeader, after.String())
+	msg.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(r.Seq, 10))
+	if _, err := c.js.PublishMsg(ctx, msg); err != nil {
+		return fmt.Errorf("expire %s at site %s: %w", r.Subject, c.site, mapJetStream(err))
+	}
+	return nil
 }
 
 func mapJetStream(err error) error {

@@ -105,6 +105,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	s.wg.Go(func() { s.bringHome(ctx) })
 	s.wg.Go(func() { s.carryDrain(ctx) })
 	s.wg.Go(func() { s.tellActs(ctx) })
+	s.wg.Go(func() { s.retain(ctx) })
 	s.reconcile(ctx)
 	return nil
 }
