@@ -26,7 +26,7 @@ import (
 type whatIfFlags struct {
 	lose          []string
 	single, pairs bool
-	svg           string
+	svg, at       string
 }
 
 func whatIfCommand() *cobra.Command {
@@ -37,7 +37,8 @@ func whatIfCommand() *cobra.Command {
 		Long: "Say what would happen if sites, voters or links were lost now: who keeps quorum, which groups move where, in what order and\n" +
 			"after which hold-down, what would be lost, which VMs find no host, which names change, and why. The sites are asked how things\n" +
 			"stand; nothing is touched. The code that decides in earnest decides here too. A link is cut both ways. Where a site does not\n" +
-			"answer it counts as lost, and the exit code is 4.",
+			"answer it counts as lost, and the exit code is 4. A loss in a maintenance window (holdfast health maintenance) moves nothing by\n" +
+			"itself; --at says what comes of one after it.",
 		Example: "  holdfast whatif --lose site:a\n  holdfast whatif --lose voter:w --lose link:a-b --svg after.svg\n  holdfast whatif --all-single",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return whatIf(cmd, &r, f) },
 	}
@@ -45,6 +46,7 @@ func whatIfCommand() *cobra.Command {
 	c.Flags().StringArrayVar(&f.lose, "lose", nil, "site:NAME, voter:NAME or link:NAME-NAME; may be given several times: all at once")
 	c.Flags().BoolVar(&f.single, "all-single", false, "every single loss, a line each")
 	c.Flags().BoolVar(&f.pairs, "all-pairs", false, "every two losses at once, a line each")
+	c.Flags().StringVar(&f.at, "at", "", "when it is lost, as 2026-11-23T01:30:00Z: windows are as they will be then, the rest is as now")
 	c.Flags().StringVar(&f.svg, "svg", "", "also write a picture to this file")
 	return c
 }
@@ -61,10 +63,15 @@ func whatIf(cmd *cobra.Command, r *remote, f whatIfFlags) error {
 	if err != nil {
 		return err
 	}
+	at, err := f.when(time.Now())
+	if err != nil {
+		return err
+	}
 	st, err := liveState(cmd.Context(), r)
 	if err != nil {
 		return err
 	}
+	st.At = at
 	all := make([]whatif.Prediction, 0, len(cases))
 	for _, losses := range cases {
 		p, err := whatif.Predict(st, losses)
@@ -87,6 +94,18 @@ func whatIf(cmd *cobra.Command, r *remote, f whatIfFlags) error {
 		_, err = fmt.Fprint(cmd.OutOrStdout(), whatif.Table(all))
 	}
 	return errors.Join(err, partly(st))
+}
+
+// when is the time of the loss. Errors wrap domain.ErrInvalid.
+func (f whatIfFlags) when(now time.Time) (time.Time, error) {
+	if f.at == "" {
+		return now, nil
+	}
+	t, err := time.Parse(time.RFC3339, f.at)
+	if err != nil || t.Before(now) {
+		return t, fmt.Errorf("--at %q: %w: use a time to come, as 2026-11-23T01:30:00Z", f.at, domain.ErrInvalid)
+	}
+	return t.Local(), nil
 }
 
 // partly is an error for the exit code when sites did not answer.
@@ -162,7 +181,7 @@ func liveState(ctx context.Context, r *remote) (whatif.State, error) {
 		return whatif.State{}, err
 	}
 	st := whatif.State{Plan: site.QuorumPlan(cfg), Votes: map[domain.GroupID]whatif.Vote{}, Loss: map[domain.GroupID]map[domain.SiteID]api.LossEstimate{},
-		Copies: map[domain.GroupID]map[domain.SiteID]api.GroupStatus{}, Dead: map[domain.HostID]bool{}, Runs: map[domain.GroupID]api.Run{}, Prevented: map[domain.SiteID]bool{}, Unreached: map[domain.SiteID]map[core.VoterID]bool{}, At: time.Now()}
+		Copies: map[domain.GroupID]map[domain.SiteID]api.GroupStatus{}, Dead: map[domain.HostID]bool{}, Runs: map[domain.GroupID]api.Run{}, Prevented: map[domain.SiteID]bool{}, Health: map[domain.SiteID]api.HealthStatus{}, Unreached: map[domain.SiteID]map[core.VoterID]bool{}, At: time.Now()}
 	found, why := false, error(nil)
 	for _, s := range all {
 		if !s.Reachable || s.Quorum == nil {
@@ -174,6 +193,9 @@ func liveState(ctx context.Context, r *remote) (whatif.State, error) {
 		noteVoters(&st, s)
 		st.Prevented[s.Site] = s.Quorum.Prevented
 		noteHosts(&st, s)
+		if s.Health != nil {
+			st.Health[s.Site] = *s.Health
+		}
 		if s.Failover == nil {
 			continue
 		}

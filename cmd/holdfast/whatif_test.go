@@ -240,6 +240,8 @@ func TestWhatIfRefusesWhatItCannotAnswer(t *testing.T) {
 		"two questions": {"--lose", "site:a", "--all-single"},
 		"no such site":  {"--lose", "site:x"},
 		"no kind":       {"--lose", "a"},
+		"no time":       {"--lose", "site:a", "--at", "noon"},
+		"a time gone":   {"--lose", "site:a", "--at", "2026-01-01T00:00:00Z"},
 	} {
 		o := holdfast(t.Context(), append([]string{"whatif", "--config", "../../deploy/examples/site-a.yaml"}, args...)...)
 		if o.code != 2 || o.err == nil {

@@ -122,6 +122,11 @@ func (w world) here(g api.GroupDesired, vote Vote) []string {
 		why = "no other site has a copy and may serve it"
 	}
 	say("were its site lost: %s", why)
+	for _, m := range w.openWindows() {
+		if m.About.Site == g.Site {
+			say("site %s is under maintenance until %s (%s: %s): its loss is no disaster before that", g.Site, end(m), m.ID, m.Why)
+		}
+	}
 	if r, ok := w.Runs[id]; ok {
 		say("last run: %s %s to site %s, by %s, %s: %s", r.Kind, r.ID, r.Leader, r.By, r.State, r.Reason)
 	}

@@ -12,14 +12,13 @@ import (
 	"github.com/holdfast-dr/holdfast/services/failover/declaration"
 	"github.com/holdfast-dr/holdfast/services/failover/plan"
 	"github.com/holdfast-dr/holdfast/services/failover/policy"
-	"github.com/holdfast-dr/holdfast/services/health/assess"
 )
 
 // What becomes of a group.
 const (
 	Stays  = "stays"  // it is served where it was
 	Moves  = "moves"  // another site takes it over by itself
-	Waits  = "waits"  // another site could take it over; a person has to say so
+	Waits  = "waits"  // another site could take it over; a person has to say so, or what holds it has to pass
 	Stops  = "stops"  // nobody serves it
 	Absent = "absent" // nobody served it before, and nobody does
 )
@@ -32,6 +31,8 @@ type Fate struct {
 	What   string         `json:"what"`           // stays, moves, waits, stops, absent
 	Order  int            `json:"order,omitempty"`
 	HoldNs int64          `json:"hold_down_ns,omitempty"`
+	// Held is what keeps one that waits from being taken over by itself, where that is not its policy and will pass.
+	Held string `json:"held,omitempty"`
 	// Loss is what would be lost of acknowledged writes; nil where nothing moves.
 	Loss   *api.LossEstimate `json:"loss,omitempty"`
 	Names  []NameChange      `json:"names,omitempty"`
@@ -58,12 +59,14 @@ type Reach struct {
 
 // Prediction is what would happen.
 type Prediction struct {
-	Lost      []Loss          `json:"lost"`
-	Down      []domain.SiteID `json:"down,omitempty"` // sites that do not answer already now
-	Cut       []Loss          `json:"cut,omitempty"`  // links that are cut already now
-	Quorum    []Reach         `json:"quorum"`         // of each data site that is left, by the configured votes
-	Confirmed []domain.SiteID `json:"confirmed,omitempty"`
-	Groups    []Fate          `json:"groups"`
+	Lost []Loss          `json:"lost"`
+	Down []domain.SiteID `json:"down,omitempty"` // sites that do not answer already now
+	Cut  []Loss          `json:"cut,omitempty"`  // links that are cut already now
+	// Maintenance are the windows of whole sites that are open at one that is left.
+	Maintenance []api.Maintenance `json:"maintenance,omitempty"`
+	Quorum      []Reach           `json:"quorum"` // of each data site that is left, by the configured votes
+	Confirmed   []domain.SiteID   `json:"confirmed,omitempty"`
+	Groups      []Fate            `json:"groups"`
 }
 
 // Predict says what would happen if all of that were lost at once. Errors wrap domain.ErrInvalid.
@@ -73,7 +76,8 @@ func Predict(st State, losses []Loss) (Prediction, error) {
 		return Prediction{}, err
 	}
 	w := newWorld(st, cfg, losses)
-	out := Prediction{Lost: losses, Down: st.Down, Cut: st.Cut}
+	w.seen, w.unheld = w.look(true), w.look(false)
+	out := Prediction{Lost: losses, Down: st.Down, Cut: st.Cut, Maintenance: w.openWindows()}
 	for _, s := range w.Plan.Sites {
 		if s.Role != domain.SiteData || w.lost[string(s.ID)] {
 			continue
@@ -82,67 +86,17 @@ func Predict(st State, losses []Loss) (Prediction, error) {
 		r.Votes, r.Total = cfg.Weights.Count(w.answers(s.ID))
 		out.Quorum = append(out.Quorum, r)
 	}
-	confirmed := w.disasters()
 	for _, s := range w.Plan.Sites {
-		if slices.ContainsFunc(w.leaves, func(o domain.SiteID) bool { return slices.Contains(confirmed[o], s.ID) }) {
+		if slices.ContainsFunc(w.leaves, func(o domain.SiteID) bool { return w.seen.lost(o, s.ID) }) {
 			out.Confirmed = append(out.Confirmed, s.ID)
 		}
 	}
-	takers := w.takers(confirmed)
+	takers := w.takers()
 	for _, g := range w.List.Groups {
-		out.Groups = append(out.Groups, w.fate(g, takers[g.Group.ID], confirmed))
+		out.Groups = append(out.Groups, w.fate(g, takers[g.Group.ID]))
 	}
 	number(out.Groups)
 	return out, nil
-}
-
-// disasters is which sites each observer that is left would confirm lost.
-func (w world) disasters() map[domain.SiteID][]domain.SiteID {
-	out := map[domain.SiteID][]domain.SiteID{}
-	well := newWorld(State{Plan: w.Plan}, w.cfg, nil)
-	for _, s := range w.leaves {
-		var st assess.State
-		st, _ = assess.Decide(st, assess.Rules{}, well.seenBy(s))
-		_, r := assess.Decide(st, assess.Rules{}, w.seenBy(s))
-		for _, a := range r.Assessments {
-			if a.Class == api.ClassDisaster {
-				out[s] = append(out[s], a.Site)
-			}
-		}
-	}
-	return out
-}
-
-// seenBy is everything an observer would know once its detectors have made up their minds.
-func (w world) seenBy(self domain.SiteID) assess.Input {
-	in := assess.Input{Self: self, Own: w.view(self), Views: map[domain.SiteID]api.View{}}
-	for _, s := range w.Plan.Sites {
-		in.Sites = append(in.Sites, s.ID)
-		if s.ID != self && w.reaches(string(self), string(s.ID)) {
-			in.Views[s.ID] = w.view(s.ID)
-		}
-	}
-	return in
-}
-
-// deadAfter is more missed answers than a detector waits for.
-const deadAfter = 10
-
-func (w world) view(observer domain.SiteID) api.View {
-	v := api.View{Observer: observer}
-	for _, s := range w.Plan.Sites {
-		if s.ID == observer {
-			continue
-		}
-		for _, path := range []string{assess.PathHeartbeat, assess.PathAPI} {
-			o := api.Observation{Kind: assess.KindSite, ID: string(s.ID), Site: s.ID, Path: path, State: api.StateAlive}
-			if !w.reaches(string(observer), string(s.ID)) {
-				o.State, o.Missed = api.StateDead, deadAfter
-			}
-			v.Observations = append(v.Observations, o)
-		}
-	}
-	return v
 }
 
 // taker is a site that would begin a failover run for a group.
@@ -153,7 +107,7 @@ type taker struct {
 }
 
 // takers asks each site's policy when the loss is confirmed, and again as each hold-down passes.
-func (w world) takers(confirmed map[domain.SiteID][]domain.SiteID) map[domain.GroupID][]taker {
+func (w world) takers() map[domain.GroupID][]taker {
 	out := map[domain.GroupID][]taker{}
 	for _, self := range w.leaves {
 		if !w.alive(self) {
@@ -161,7 +115,7 @@ func (w world) takers(confirmed map[domain.SiteID][]domain.SiteID) map[domain.Gr
 		}
 		begun := map[domain.GroupID]bool{} // a run is under way: nothing is begun again
 		in := declaration.Input{Self: self, Groups: w.List.Groups, Drained: w.List.Drained(), Wall: w.At, Losses: map[domain.SiteID]declaration.Loss{}}
-		for _, site := range confirmed[self] {
+		for _, site := range w.seen.disasters(self) {
 			in.Losses[site] = declaration.Loss{Suspected: true, Confirmed: true}
 		}
 		state, _ := declaration.Decide(declaration.State{List: w.ledBy(self)}, in)
@@ -188,7 +142,7 @@ func (w world) ledBy(self domain.SiteID) []api.Declaration {
 }
 
 // fate follows one group.
-func (w world) fate(g api.GroupDesired, takers []taker, confirmed map[domain.SiteID][]domain.SiteID) Fate {
+func (w world) fate(g api.GroupDesired, takers []taker) Fate {
 	id := g.Group.ID
 	vote := w.Votes[id]
 	f := Fate{Group: id, From: vote.Holder}
@@ -215,7 +169,7 @@ func (w world) fate(g api.GroupDesired, takers []taker, confirmed map[domain.Sit
 			return f
 		}
 	}
-	w.byHand(&f, g, len(takers) > 0, confirmed)
+	w.byHand(&f, g, len(takers) > 0)
 	return f
 }
 
@@ -368,9 +322,11 @@ func (w world) loss(g domain.GroupID, at domain.SiteID) api.LossEstimate {
 }
 
 // byHand says what a person could do about a group that nobody takes over by itself.
-func (w world) byHand(f *Fate, g api.GroupDesired, tried bool, confirmed map[domain.SiteID][]domain.SiteID) {
+func (w world) byHand(f *Fate, g api.GroupDesired, tried bool) {
+	var why, held string
 	if !tried {
-		f.why("%s", w.noTaker(g, confirmed))
+		why, held = w.noTaker(g)
+		f.why("%s", why)
 	}
 	lost := w.List.Drained()
 	for _, s := range g.Group.SitesOf() {
@@ -382,7 +338,7 @@ func (w world) byHand(f *Fate, g api.GroupDesired, tried bool, confirmed map[dom
 		why := w.refused(g.Group, heir, true)
 		steps, err := w.steps(policy.PlanOf(w.List, f.Group), []domain.GroupID{f.Group}, api.RunFailover, heir, g.Site)
 		if why == "" && err == nil {
-			f.What, f.To = Waits, heir
+			f.What, f.To, f.Held = Waits, heir, held
 			people := "a person can declare it"
 			if g.Group.Failover == domain.FailoverConfirm && g.Group.Approvers > 1 {
 				people = "two people can declare it, the first of them with"
@@ -404,25 +360,45 @@ func whyNot(why string, err error) string {
 	return why
 }
 
-// noTaker is why no site would begin a run by itself.
-func (w world) noTaker(g api.GroupDesired, confirmed map[domain.SiteID][]domain.SiteID) string {
-	seen := slices.ContainsFunc(w.leaves, func(s domain.SiteID) bool { return slices.Contains(confirmed[s], g.Site) })
-	switch {
-	case !seen && w.lost[string(g.Site)]:
-		return fmt.Sprintf("the loss of site %s is not seen from two places, so nobody takes it for a disaster by itself", g.Site)
-	case !seen:
-		return fmt.Sprintf("site %s is not lost to two places, so it is no disaster: local repair", g.Site)
-	}
-	if need, why := declaration.Need(g.Group, w.At, declaration.Today(w.Declared, g.Group.ID, w.At)); need > 0 {
-		if g.Group.Failover != domain.FailoverManual {
-			why += fmt.Sprintf("; it asks after a hold-down of %v", g.Group.HoldDown)
+// noTaker is why no site would begin a run by itself, and what has to pass before one would.
+func (w world) noTaker(g api.GroupDesired) (why, held string) {
+	out := append(w.List.Drained(), g.Site)
+	for _, s := range w.Plan.Sites {
+		if !slices.Contains(w.leaves, s.ID) {
+			out = append(out, s.ID)
 		}
-		return why
 	}
+	heir := policy.Heir(g.Group, g.Site, out)
+	if heir == "" {
+		return w.noHeir(g.Group, g.Site), ""
+	}
+	need, policyText := declaration.Need(g.Group, w.At, declaration.Today(w.Declared, g.Group.ID, w.At))
+	if !w.seen.lost(heir, g.Site) {
+		why, held = w.unconfirmed(heir, g.Site)
+		if g.Group.Failover == domain.FailoverManual {
+			return why + "; " + policyText, ""
+		}
+		return why, held
+	}
+	if first := policy.Heir(g.Group, g.Site, slices.Concat(w.seen.disasters(heir), w.List.Drained(), []domain.SiteID{g.Site})); first != heir {
+		why, held = w.unconfirmed(heir, first)
+		return fmt.Sprintf("site %s is to take it over before site %s: %s", first, heir, why), held
+	}
+	if need > 0 {
+		if g.Group.Failover != domain.FailoverManual {
+			policyText += fmt.Sprintf("; it asks after a hold-down of %v", g.Group.HoldDown)
+		}
+		return policyText, ""
+	}
+	return fmt.Sprintf("the quorum service of site %s, which is to take it over, is lost", heir), ""
+}
+
+// noHeir is why no site that is left could take a group over.
+func (w world) noHeir(g domain.Group, from domain.SiteID) string {
 	var against []string
 	for _, s := range w.leaves {
-		switch err := g.Group.Barred(s); {
-		case g.Group.ModeTo(g.Site, s) == domain.ModeNone:
+		switch err := g.Barred(s); {
+		case s == from || g.ModeTo(from, s) == domain.ModeNone:
 		case err != nil:
 			against = append(against, textOf(err))
 		case slices.Contains(w.List.Drained(), s):

@@ -30,6 +30,9 @@ func (p Prediction) Text(why bool) string {
 	for _, l := range p.Cut {
 		fmt.Fprintf(&b, "%s is cut already\n", l)
 	}
+	for _, m := range p.Maintenance {
+		fmt.Fprintf(&b, "site %s is under maintenance until %s (%s: %s)\n", m.About.Site, end(m), m.ID, m.Why)
+	}
 	for _, r := range p.Quorum {
 		fmt.Fprintf(&b, "site %s: %d of %d votes, %s\n", r.Site, r.Votes, r.Total, map[bool]string{true: "quorum", false: "no quorum"}[r.Quorum])
 	}
@@ -39,7 +42,7 @@ func (p Prediction) Text(why bool) string {
 	w := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "GROUP\tNOW AT\tTHEN\tAT\tORDER\tAFTER\tLOST WRITES\tNAMES\tNO HOST FOR")
 	for _, f := range p.Groups {
-		order, after := "-", "-"
+		order, after := "-", dash(f.Held)
 		if f.What == Moves {
 			order, after = fmt.Sprint(f.Order), f.HoldDown().String()
 		}
@@ -82,6 +85,9 @@ func (p Prediction) Line() string {
 		switch {
 		case f.What == Moves || f.What == Waits:
 			text += fmt.Sprintf(" %s -> %s", f.From, f.To)
+			if f.Held != "" {
+				text += " (" + f.Held + ")"
+			}
 		case f.What == Stays:
 			text += " at " + string(f.To)
 		}

@@ -29,7 +29,9 @@ type State struct {
 	Runs map[domain.GroupID]api.Run // under way, or the last one, of each group
 	// Prevented are the sites that may join a quorum only.
 	Prevented map[domain.SiteID]bool
-	// At is the time of day, in the zone that windows are written in, and Declared are the declarations of all sites.
+	// Health is what each site's health service says.
+	Health map[domain.SiteID]api.HealthStatus
+	// At is the time of the loss, in the zone that windows are written in, and Declared are the declarations of all sites.
 	At       time.Time
 	Declared []api.Declaration
 }
@@ -156,6 +158,8 @@ type world struct {
 	cut    map[[2]string]bool    // pairs of places, in order
 	at     map[core.VoterID]string
 	leaves []domain.SiteID // sites that are left
+	// seen is what their observers conclude, and unheld what they would without maintenance windows.
+	seen, unheld sight
 }
 
 func newWorld(st State, cfg core.Config, losses []Loss) world {

@@ -1,6 +1,7 @@
 package whatif
 
 import (
+	"cmp"
 	"fmt"
 	"html"
 	"slices"
@@ -122,7 +123,7 @@ func chip(f Fate, name string) (string, string) {
 	case f.What == Moves && string(f.To) == name:
 		return fmt.Sprintf("▶ %d. %s from %s after %s", f.Order, f.Group, f.From, f.HoldDown()), "#1565c0"
 	case f.What == Waits && string(f.To) == name:
-		return fmt.Sprintf("? %s waits for a person", f.Group), "#ef6c00"
+		return fmt.Sprintf("? %s waits for %s", f.Group, cmp.Or(f.Held, "a person")), "#ef6c00"
 	case string(f.From) == name && f.What != Stays:
 		return fmt.Sprintf("✕ %s stops here", f.Group), "#c62828"
 	}

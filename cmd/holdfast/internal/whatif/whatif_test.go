@@ -38,7 +38,8 @@ func state() whatif.State {
 			desired("log", domain.ModeAsync, domain.FailoverAuto, 5*time.Second), desired("old", domain.ModeAsync, domain.FailoverManual, 0)},
 			Plans: []domain.Plan{{ID: "main", Groups: []domain.PlanGroup{{Group: "dir", Priority: 1}, {Group: "erp", Priority: 2}}}}},
 		Votes: map[domain.GroupID]whatif.Vote{}, Loss: map[domain.GroupID]map[domain.SiteID]api.LossEstimate{},
-		Copies: map[domain.GroupID]map[domain.SiteID]api.GroupStatus{}, Dead: map[domain.HostID]bool{}, Runs: map[domain.GroupID]api.Run{}}
+		Copies: map[domain.GroupID]map[domain.SiteID]api.GroupStatus{}, Dead: map[domain.HostID]bool{}, Runs: map[domain.GroupID]api.Run{},
+		Health: map[domain.SiteID]api.HealthStatus{"a": {}, "b": {}, "w": {}}}
 	for _, g := range st.List.Groups {
 		id, in := g.Group.ID, []domain.SiteID{"a", "b"}
 		loss := api.LossEstimate{Known: true, Text: "nothing"}
