@@ -181,7 +181,7 @@ func liveState(ctx context.Context, r *remote) (whatif.State, error) {
 		return whatif.State{}, err
 	}
 	st := whatif.State{Plan: site.QuorumPlan(cfg), Votes: map[domain.GroupID]whatif.Vote{}, Loss: map[domain.GroupID]map[domain.SiteID]api.LossEstimate{},
-		Copies: map[domain.GroupID]map[domain.SiteID]api.GroupStatus{}, Dead: map[domain.HostID]bool{}, Runs: map[domain.GroupID]api.Run{}, Prevented: map[domain.SiteID]bool{}, Health: map[domain.SiteID]api.HealthStatus{}, Unreached: map[domain.SiteID]map[core.VoterID]bool{}, At: time.Now()}
+		Copies: map[domain.GroupID]map[domain.SiteID]api.GroupStatus{}, Dead: map[domain.HostID]bool{}, Runs: map[domain.GroupID]api.Run{}, Prevented: map[domain.SiteID]bool{}, Health: map[domain.SiteID]api.HealthStatus{}, Vantages: cfg.Health.Vantages, Unreached: map[domain.SiteID]map[core.VoterID]bool{}, At: time.Now()}
 	found, why := false, error(nil)
 	for _, s := range all {
 		if !s.Reachable || s.Quorum == nil {

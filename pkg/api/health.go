@@ -58,6 +58,9 @@ type View struct {
 	Maintenance []Maintenance `json:"maintenance,omitempty"`
 }
 
+// DoubtIsolated is the doubt of an observer that follows from what it sees of the others, not from how it fares itself.
+const DoubtIsolated = "it reaches too few of the other sites: it is isolated"
+
 // Assessment classes.
 const (
 	ClassNone     = "none"

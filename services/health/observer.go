@@ -292,7 +292,7 @@ func (o *observer) deaf(t instant, connected bool) string {
 func (o *observer) doubts(t instant) []string {
 	out := o.self.Doubts(t.at)
 	if o.result.Isolated {
-		out = append(out, "it reaches too few of the other sites: it is isolated")
+		out = append(out, api.DoubtIsolated)
 	}
 	return out
 }

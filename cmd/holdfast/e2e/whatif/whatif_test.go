@@ -78,9 +78,9 @@ func (f *fleet) compare() map[string]int {
 		f.t.FailNow()
 	}
 	f.lostBefore()
-	f.await("every estimate is known", func() bool {
+	f.await("every observer trusts itself, and every estimate is known", func() bool {
 		p, ok := f.predict()
-		return ok && !slices.ContainsFunc(p.Groups, func(g whatif.Fate) bool { return g.Loss != nil && !g.Loss.Known })
+		return ok && len(p.Blind) == 0 && !slices.ContainsFunc(p.Groups, func(g whatif.Fate) bool { return g.Loss != nil && !g.Loss.Known })
 	})
 	wrote := f.fallBehind()
 	p, ok := f.predict()

@@ -57,6 +57,12 @@ type Reach struct {
 	Quorum bool          `json:"quorum"`
 }
 
+// Blind is a site that is left and no vantage point.
+type Blind struct {
+	Site domain.SiteID `json:"site"`
+	Why  string        `json:"why"`
+}
+
 // Prediction is what would happen.
 type Prediction struct {
 	Lost []Loss          `json:"lost"`
@@ -64,6 +70,7 @@ type Prediction struct {
 	Cut  []Loss          `json:"cut,omitempty"`  // links that are cut already now
 	// Maintenance are the windows of whole sites that are open at one that is left.
 	Maintenance []api.Maintenance `json:"maintenance,omitempty"`
+	Blind       []Blind           `json:"blind,omitempty"`
 	Quorum      []Reach           `json:"quorum"` // of each data site that is left, by the configured votes
 	Confirmed   []domain.SiteID   `json:"confirmed,omitempty"`
 	Groups      []Fate            `json:"groups"`
@@ -77,7 +84,7 @@ func Predict(st State, losses []Loss) (Prediction, error) {
 	}
 	w := newWorld(st, cfg, losses)
 	w.seen, w.unheld = w.look(true), w.look(false)
-	out := Prediction{Lost: losses, Down: st.Down, Cut: st.Cut, Maintenance: w.openWindows()}
+	out := Prediction{Lost: losses, Down: st.Down, Cut: st.Cut, Maintenance: w.openWindows(), Blind: w.blind()}
 	for _, s := range w.Plan.Sites {
 		if s.Role != domain.SiteData || w.lost[string(s.ID)] {
 			continue

@@ -33,6 +33,9 @@ func (p Prediction) Text(why bool) string {
 	for _, m := range p.Maintenance {
 		fmt.Fprintf(&b, "site %s is under maintenance until %s (%s: %s)\n", m.About.Site, end(m), m.ID, m.Why)
 	}
+	for _, x := range p.Blind {
+		fmt.Fprintf(&b, "site %s is no vantage point: %s\n", x.Site, x.Why)
+	}
 	for _, r := range p.Quorum {
 		fmt.Fprintf(&b, "site %s: %d of %d votes, %s\n", r.Site, r.Votes, r.Total, map[bool]string{true: "quorum", false: "no quorum"}[r.Quorum])
 	}

@@ -32,15 +32,18 @@ func (s sight) lost(observer, site domain.SiteID) bool {
 // look is what each observer concludes once its detectors have made up their minds: first of what is lost already, then of the
 // rest. held: maintenance windows count.
 func (w world) look(held bool) sight {
-	out := sight{}
+	rules := assess.Rules{Vantages: w.Vantages}
 	today := newWorld(w.State, w.cfg, nil)
-	for _, s := range w.leaves {
-		before, after := today.seenBy(s), w.seenBy(s)
-		if held {
-			before.Maintenance, after.Maintenance = w.maintained(s), w.maintained(s)
-		}
-		st, _ := assess.Decide(w.known(s), assess.Rules{}, before)
-		_, out[s] = assess.Decide(st, assess.Rules{}, after)
+	states := map[domain.SiteID]assess.State{}
+	for s := range w.Health {
+		states[s] = w.known(s)
+	}
+	for s, in := range today.inputs(states, held) {
+		states[s], _ = assess.Decide(states[s], rules, in)
+	}
+	out := sight{}
+	for s, in := range w.inputs(states, held) {
+		_, out[s] = assess.Decide(states[s], rules, in)
 	}
 	return out
 }
@@ -101,23 +104,62 @@ func end(m api.Maintenance) string {
 	return m.Until.Add(time.Second - 1).UTC().Truncate(time.Second).Format(time.RFC3339)
 }
 
-// seenBy is everything an observer would know once its detectors have made up their minds.
-func (w world) seenBy(self domain.SiteID) assess.Input {
-	in := assess.Input{Self: self, Own: w.view(self), Views: map[domain.SiteID]api.View{}}
-	for _, s := range w.Plan.Sites {
-		in.Sites = append(in.Sites, s.ID)
-		if s.ID != self && w.reaches(string(self), string(s.ID)) {
-			in.Views[s.ID] = w.view(s.ID)
+// inputs are everything that each observer that is left would know once its detectors have made up their minds.
+func (w world) inputs(states map[domain.SiteID]assess.State, held bool) map[domain.SiteID]assess.Input {
+	out := map[domain.SiteID]assess.Input{}
+	views := map[domain.SiteID]api.View{} // as the others get them
+	for _, self := range w.leaves {
+		if _, ok := states[self]; !ok {
+			continue
+		}
+		in := assess.Input{Self: self, Own: w.view(self), Views: map[domain.SiteID]api.View{}}
+		if held {
+			in.Maintenance = w.maintained(self)
+		}
+		for _, s := range w.Plan.Sites {
+			in.Sites = append(in.Sites, s.ID)
+		}
+		out[self] = in
+		v := in.Own
+		if _, r := assess.Decide(states[self], assess.Rules{}, in); r.Isolated { // what others see changes nothing about that
+			v.Sick = true
+		}
+		views[self] = v
+	}
+	for self, in := range out {
+		for s, v := range views {
+			if s != self && w.reaches(string(self), string(s)) {
+				in.Views[s] = v
+			}
 		}
 	}
-	return in
+	return out
+}
+
+// doubts are why an observer doubts itself now, whatever it sees of the others.
+func (w world) doubts(observer domain.SiteID) []string {
+	return slices.DeleteFunc(slices.Clone(w.Health[observer].View.Doubts), func(d string) bool { return d == api.DoubtIsolated })
+}
+
+// blind are the sites that are left and see nothing that counts.
+func (w world) blind() []Blind {
+	var out []Blind
+	for _, s := range w.leaves {
+		if _, answers := w.Health[s]; !answers {
+			out = append(out, Blind{s, "its health service does not answer"})
+		} else if d := w.doubts(s); len(d) > 0 {
+			out = append(out, Blind{s, "its observer doubts itself: " + strings.Join(d, "; ")})
+		}
+	}
+	return out
 }
 
 // deadAfter is more missed answers than a detector waits for.
 const deadAfter = 10
 
 func (w world) view(observer domain.SiteID) api.View {
-	v := api.View{Observer: observer}
+	v := api.View{Observer: observer, Doubts: w.doubts(observer)}
+	v.Sick = len(v.Doubts) > 0
 	for _, s := range w.Plan.Sites {
 		if s.ID == observer {
 			continue
@@ -135,14 +177,25 @@ func (w world) view(observer domain.SiteID) api.View {
 
 // unconfirmed is why an observer does not take a site for lost, and what has to pass before it would.
 func (w world) unconfirmed(observer, site domain.SiteID) (why, held string) {
+	r, judges := w.unheld[observer]
+	i := slices.IndexFunc(r.Assessments, func(a api.Assessment) bool { return a.Site == site })
 	switch {
 	case w.unheld.lost(observer, site):
-		all := w.windows(observer)
-		m := all[max(0, slices.IndexFunc(all, func(m api.Maintenance) bool { return m.About.Site == site }))] // another's may leave the observer isolated
+		all := slices.Concat(w.windows(observer), w.openWindows()) // another site's window may leave this observer, or one that it hears, isolated
+		m := all[max(0, slices.IndexFunc(all, func(m api.Maintenance) bool { return m.About.Site == site }))]
 		return fmt.Sprintf("site %s is under maintenance until %s (%s: %s): before that site %s does not take the loss of site %s for a disaster (whatif --at %s says what comes then)", m.About.Site, end(m), m.ID, m.Why, observer, site, end(m)),
 			fmt.Sprintf("maintenance %s until %s", m.ID, end(m))
-	case w.lost[string(site)]:
-		return fmt.Sprintf("the loss of site %s is not seen from two places, so nobody takes it for a disaster by itself", site), ""
+	case slices.ContainsFunc(w.leaves, func(s domain.SiteID) bool { return s != site && w.reaches(string(s), string(site)) }):
+		return fmt.Sprintf("site %s is not lost to two places, so it is no disaster: local repair", site), ""
+	case !judges || i < 0:
+		return fmt.Sprintf("the health service of site %s does not answer: nothing is a disaster to it", observer), fmt.Sprintf("site %s judges nothing", observer)
+	case r.Isolated || len(w.doubts(observer)) > 0:
+		return fmt.Sprintf("the loss of site %s is, at site %s, %s", site, observer, r.Assessments[i].Text), fmt.Sprintf("site %s judges nothing", observer)
 	}
-	return fmt.Sprintf("site %s is not lost to two places, so it is no disaster: local repair", site), ""
+	left, want := 1, max(2, w.Vantages) // without another vantage point not even suspected
+	if a := r.Assessments[i]; a.Disaster != "" {
+		left = len(a.Seen)
+	}
+	return fmt.Sprintf("it waits: only %d of the %d vantage points are left that must have lost site %s before that is a disaster (health.vantages)", left, want, site),
+		fmt.Sprintf("%d of %d vantage points", left, want)
 }

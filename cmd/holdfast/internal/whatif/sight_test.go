@@ -32,11 +32,15 @@ func told(m api.Maintenance, at ...domain.SiteID) func(*whatif.State) {
 	}
 }
 
-// fourth adds a data site c that votes and stores nothing.
-func fourth(st *whatif.State) {
-	st.Plan.Sites = append(st.Plan.Sites, planner.Site{ID: "c", Role: domain.SiteData})
-	st.Plan.Voters = append(st.Plan.Voters, planner.Voter{Member: core.Member{ID: "c", Kind: core.KindNode}, Site: "c"})
-	st.Health["c"] = api.HealthStatus{}
+// with adds data sites that store nothing; the groups' votes are without them.
+func with(sites ...domain.SiteID) func(*whatif.State) {
+	return func(st *whatif.State) {
+		for _, s := range sites {
+			st.Plan.Sites = append(st.Plan.Sites, planner.Site{ID: s, Role: domain.SiteData})
+			st.Plan.Voters = append(st.Plan.Voters, planner.Voter{Member: core.Member{ID: core.VoterID(s), Kind: core.KindNode}, Site: s})
+			st.Health[s] = api.HealthStatus{}
+		}
+	}
 }
 
 func TestAMaintenanceWindowHoldsGroupsBackUntilItsEnd(t *testing.T) {
@@ -95,22 +99,65 @@ func TestAWindowDoesNotUndoADisasterThatWasThereBefore(t *testing.T) {
 	}
 }
 
-// b sees only w of three others: with c confirmed lost before it is not isolated, and with c under maintenance it is.
+// Each of b and w sees only the other of three: with c confirmed lost before it is not isolated, and with c under maintenance it is.
 func TestWhatWasLostBeforeIsNotTakenForIsolation(t *testing.T) {
 	lost := func(st *whatif.State) {
-		fourth(st)
+		with("c")(st)
 		st.Down = []domain.SiteID{"c"}
 	}
-	for want, st := range map[string]whatif.State{"erp moves": change(lost), "erp waits": change(func(st *whatif.State) {
-		lost(st)
-		told(window("c"), "b", "w")(st)
-	})} {
-		p := predict(t, st, "site:a")
-		if !strings.HasPrefix(fates(p), want) {
-			t.Errorf("got %s, want %s\n%s", fates(p), want, p.Text(true))
+	for _, knows := range [][]domain.SiteID{nil, {"b", "w"}, {"b"}, {"w"}} {
+		p := predict(t, change(func(st *whatif.State) {
+			lost(st)
+			told(window("c"), knows...)(st)
+		}), "site:a")
+		want, held := "erp waits", "maintenance c-1 until 2026-03-02T13:00:00Z"
+		if len(knows) == 0 {
+			want, held = "erp moves", ""
 		}
-		if f := p.Groups[0]; (f.Held == "maintenance c-1 until 2026-03-02T13:00:00Z") != (want == "erp waits") {
-			t.Errorf("%s: held %q", want, f.Held)
+		if !strings.HasPrefix(fates(p), want) || p.Groups[0].Held != held {
+			t.Errorf("known to %v: got %s, held %q\n%s", knows, fates(p), p.Groups[0].Held, p.Text(true))
 		}
+	}
+}
+
+func TestALossIsADisasterOnlyToEnoughVantagePoints(t *testing.T) {
+	asks := func(vantages int, sites []domain.SiteID, more ...func(*whatif.State)) whatif.State {
+		return change(func(st *whatif.State) {
+			with(sites...)(st)
+			st.Vantages = vantages
+			for _, f := range more {
+				f(st)
+			}
+		})
+	}
+	silent := func(s domain.SiteID) func(*whatif.State) { return func(st *whatif.State) { delete(st.Health, s) } }
+	doubts := func(s domain.SiteID, why string) func(*whatif.State) {
+		return func(st *whatif.State) {
+			st.Health[s] = api.HealthStatus{View: api.View{Sick: true, Doubts: []string{why}}}
+		}
+	}
+	c, cd := []domain.SiteID{"c"}, []domain.SiteID{"c", "d"}
+	for name, x := range map[string]struct {
+		st              whatif.State
+		lose            string
+		want, held, why string
+	}{
+		"three of three":                       {asks(3, c), "site:a", "erp moves", "", ""},
+		"three of four":                        {asks(4, cd), "site:a site:c", "erp waits", "3 of 4 vantage points", "a person can declare it"},
+		"one that does not answer":             {asks(3, c, silent("w")), "site:a", "erp waits", "2 of 3 vantage points", "only 2 of the 3 vantage points are left"},
+		"one that doubts itself":               {asks(2, nil, doubts("w", "it runs late")), "site:a", "erp waits", "1 of 2 vantage points", ""},
+		"one that was isolated and is not":     {asks(2, nil, doubts("w", api.DoubtIsolated)), "site:a", "erp moves", "", ""},
+		"two that the loss isolates":           {asks(2, c), "site:a link:c-w", "erp waits", "1 of 2 vantage points", ""},
+		"an heir whose health does not answer": {asks(2, c, silent("b")), "site:a", "erp waits", "site b judges nothing", "does not answer"},
+		"an heir that doubts itself":           {asks(2, c, doubts("b", "it runs late")), "site:a", "erp waits", "site b judges nothing", "it runs late"},
+	} {
+		p := predict(t, x.st, strings.Fields(x.lose)...)
+		if f := p.Groups[0]; !strings.HasPrefix(fates(p), x.want) || f.Held != x.held || !strings.Contains(strings.Join(f.Why, "\n"), x.why) {
+			t.Errorf("%s: got %s, held %q\n%s", name, fates(p), f.Held, p.Text(true))
+		}
+	}
+	p := predict(t, asks(2, c, silent("c"), doubts("w", "it runs late")), "site:a")
+	if len(p.Blind) != 2 || !strings.Contains(p.Text(false), "site w is no vantage point: its observer doubts itself: it runs late\nsite c is no vantage point: its health service does not answer\n") {
+		t.Errorf("%+v\n%s", p.Blind, p.Text(false))
 	}
 }

@@ -29,8 +29,10 @@ type State struct {
 	Runs map[domain.GroupID]api.Run // under way, or the last one, of each group
 	// Prevented are the sites that may join a quorum only.
 	Prevented map[domain.SiteID]bool
-	// Health is what each site's health service says.
-	Health map[domain.SiteID]api.HealthStatus
+	// Health is what each site's health service says; one that does not answer is no vantage point. Vantages is how many must have
+	// lost a site before it is lost: at least 2.
+	Health   map[domain.SiteID]api.HealthStatus
+	Vantages int
 	// At is the time of the loss, in the zone that windows are written in, and Declared are the declarations of all sites.
 	At       time.Time
 	Declared []api.Declaration
