@@ -38,7 +38,7 @@ func whatIfCommand() *cobra.Command {
 			"after which hold-down, what would be lost, which VMs find no host, which names change, and why. The sites are asked how things\n" +
 			"stand; nothing is touched. The code that decides in earnest decides here too. A link is cut both ways. Where a site does not\n" +
 			"answer it counts as lost, and the exit code is 4. A loss in a maintenance window (holdfast health maintenance) moves nothing by\n" +
-			"itself; --at says what comes of one after it.",
+			"itself; --at says what comes of one after it. What is said of a group that is in a run now is not certain.",
 		Example: "  holdfast whatif --lose site:a\n  holdfast whatif --lose voter:w --lose link:a-b --svg after.svg\n  holdfast whatif --all-single",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return whatIf(cmd, &r, f) },
 	}
@@ -323,14 +323,20 @@ func noteDesired(ctx context.Context, mesh *bus.Mesh, st *whatif.State, s domain
 	if err != nil {
 		return err
 	}
-	for _, run := range runs.Runs {
+	noteRuns(st, s, runs.Runs)
+	return nil
+}
+
+// noteRuns takes over the newest run of each group. A site's copy of a run that another leads may be behind: the leader's own counts.
+func noteRuns(st *whatif.State, s domain.SiteID, runs []api.Run) {
+	for _, run := range runs {
 		for _, step := range run.Steps {
-			if have, ok := st.Runs[step.Group]; step.Group != "" && (!ok || run.Started.After(have.Started)) {
+			have, ok := st.Runs[step.Group]
+			if step.Group != "" && (!ok || run.Started.After(have.Started) || run.ID == have.ID && run.Leader == s) {
 				st.Runs[step.Group] = run
 			}
 		}
 	}
-	return nil
 }
 
 // noteCopies takes over what a site's copies are worth: of a target what its primary says it lacks, else what it says itself.

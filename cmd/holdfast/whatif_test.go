@@ -234,6 +234,28 @@ func TestALinkIsCutAlreadyWhereAnEndTakesTheOtherForDeadOnEveryPath(t *testing.T
 	}
 }
 
+func TestOfARunWhatItsLeaderSaysCounts(t *testing.T) {
+	run := func(id domain.RunID, minute int, state string) api.Run {
+		return api.Run{ID: id, Leader: "b", State: state, Started: time.Date(2026, 3, 2, 12, minute, 0, 0, time.UTC), Steps: []api.Step{{Group: "erp"}}}
+	}
+	copied, own, older := run("01R", 1, api.StepRunning), run("01R", 1, api.StepDone), run("01Q", 0, api.StepFailed)
+	for _, order := range [][]siteRun{{{"a", copied}, {"b", own}, {"w", older}}, {{"b", own}, {"w", older}, {"a", copied}}} {
+		st := whatif.State{Runs: map[domain.GroupID]api.Run{}}
+		for _, r := range order {
+			noteRuns(&st, r.site, []api.Run{r.run})
+		}
+		if got := st.Runs["erp"]; got.ID != "01R" || got.State != api.StepDone {
+			t.Errorf("%v: run %s, %s", order, got.ID, got.State)
+		}
+	}
+}
+
+// siteRun is a run as a site tells it.
+type siteRun struct {
+	site domain.SiteID
+	run  api.Run
+}
+
 func TestWhatIfRefusesWhatItCannotAnswer(t *testing.T) {
 	for name, args := range map[string][]string{
 		"nothing lost":  {},

@@ -17,7 +17,7 @@ import (
 // What becomes of a group.
 const (
 	Stays  = "stays"  // it is served where it was
-	Moves  = "moves"  // another site takes it over by itself
+	Moves  = "moves"  // another site takes it over by itself, or brings up what nobody serves
 	Waits  = "waits"  // another site could take it over; a person has to say so, or what holds it has to pass
 	Stops  = "stops"  // nobody serves it
 	Absent = "absent" // nobody served it before, and nobody does
@@ -33,6 +33,8 @@ type Fate struct {
 	HoldNs int64          `json:"hold_down_ns,omitempty"`
 	// Held is what keeps one that waits from being taken over by itself, where that is not its policy and will pass.
 	Held string `json:"held,omitempty"`
+	// Run is what the group is in now: what is said of it is not certain.
+	Run domain.RunID `json:"run,omitempty"`
 	// Loss is what would be lost of acknowledged writes; nil where nothing moves.
 	Loss   *api.LossEstimate `json:"loss,omitempty"`
 	Names  []NameChange      `json:"names,omitempty"`
@@ -121,7 +123,7 @@ func (w world) takers() map[domain.GroupID][]taker {
 			continue
 		}
 		begun := map[domain.GroupID]bool{} // a run is under way: nothing is begun again
-		in := declaration.Input{Self: self, Groups: w.List.Groups, Drained: w.List.Drained(), Wall: w.At, Losses: map[domain.SiteID]declaration.Loss{}}
+		in := declaration.Input{Self: self, Groups: w.List.Groups, Drained: w.List.Drained(), Runs: w.ledRuns(self), Wall: w.At, Losses: map[domain.SiteID]declaration.Loss{}}
 		for _, site := range w.seen.disasters(self) {
 			in.Losses[site] = declaration.Loss{Suspected: true, Confirmed: true}
 		}
@@ -153,6 +155,9 @@ func (w world) fate(g api.GroupDesired, takers []taker) Fate {
 	id := g.Group.ID
 	vote := w.Votes[id]
 	f := Fate{Group: id, From: vote.Holder}
+	if r, ok := w.underWay(id); ok && w.goesOn(&f, g.Group, r) {
+		return f
+	}
 	if vote.Holder != "" && w.canHold(vote.Holder, id) {
 		f.What, f.To = Stays, vote.Holder
 		f.why("site %s holds its lease and still has %s", vote.Holder, w.count(vote.Holder, id))
@@ -176,7 +181,9 @@ func (w world) fate(g api.GroupDesired, takers []taker) Fate {
 			return f
 		}
 	}
-	w.byHand(&f, g, len(takers) > 0)
+	if !w.bringsUp(&f, g) {
+		w.byHand(&f, g, len(takers) > 0)
+	}
 	return f
 }
 
@@ -282,7 +289,7 @@ func (w world) consequences(f *Fate, g domain.Group, from domain.SiteID, steps [
 			continue
 		}
 		f.Steps = append(f.Steps, s.ID)
-		if s.Kind != plan.KindDNS {
+		if s.Kind != plan.KindDNS || from == "" {
 			continue
 		}
 		for _, v := range g.VMs {

@@ -53,7 +53,7 @@ func (p Prediction) Text(why bool) string {
 		if f.Loss != nil {
 			loss = f.Loss.Text
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Group, dash(string(f.From)), f.What, dash(string(f.To)), order, after, dash(loss), dash(f.nameText()), dash(strings.Join(f.NotFit, ", ")))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Group, dash(string(f.From)), f.then(), dash(string(f.To)), order, after, dash(loss), dash(f.nameText()), dash(strings.Join(f.NotFit, ", ")))
 	}
 	_ = w.Flush() // a strings.Builder takes everything
 	if why {
@@ -65,6 +65,14 @@ func (p Prediction) Text(why bool) string {
 		}
 	}
 	return b.String()
+}
+
+// then is what becomes of the group, and which run leaves that open.
+func (f Fate) then() string {
+	if f.Run == "" {
+		return f.What
+	}
+	return fmt.Sprintf("%s (in run %s)", f.What, f.Run)
 }
 
 func (f Fate) nameText() string {
@@ -84,10 +92,10 @@ func (p Prediction) Line() string {
 		}
 	}
 	for _, f := range p.Groups {
-		text := fmt.Sprintf("%s %s", f.Group, f.What)
+		text := fmt.Sprintf("%s %s", f.Group, f.then())
 		switch {
 		case f.What == Moves || f.What == Waits:
-			text += fmt.Sprintf(" %s -> %s", f.From, f.To)
+			text += fmt.Sprintf(" %s -> %s", dash(string(f.From)), f.To)
 			if f.Held != "" {
 				text += " (" + f.Held + ")"
 			}

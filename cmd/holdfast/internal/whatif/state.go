@@ -26,7 +26,7 @@ type State struct {
 	Copies map[domain.GroupID]map[domain.SiteID]api.GroupStatus
 	// Dead are the VM hosts that their own site's health service takes for dead.
 	Dead map[domain.HostID]bool
-	Runs map[domain.GroupID]api.Run // under way, or the last one, of each group
+	Runs map[domain.GroupID]api.Run // under way, or the last one, of each group, as its leader tells it where that answers
 	// Prevented are the sites that may join a quorum only.
 	Prevented map[domain.SiteID]bool
 	// Health is what each site's health service says; one that does not answer is no vantage point. Vantages is how many must have

@@ -121,7 +121,11 @@ func chip(f Fate, name string) (string, string) {
 	case f.What == Stays && string(f.To) == name:
 		return fmt.Sprintf("● %s stays", f.Group), "#2e7d32"
 	case f.What == Moves && string(f.To) == name:
-		return fmt.Sprintf("▶ %d. %s from %s after %s", f.Order, f.Group, f.From, f.HoldDown()), "#1565c0"
+		how := fmt.Sprintf("after %s", f.HoldDown())
+		if f.Run != "" {
+			how = fmt.Sprintf("in run %s", f.Run)
+		}
+		return fmt.Sprintf("▶ %d. %s from %s %s", f.Order, f.Group, dash(string(f.From)), how), "#1565c0"
 	case f.What == Waits && string(f.To) == name:
 		return fmt.Sprintf("? %s waits for %s", f.Group, cmp.Or(f.Held, "a person")), "#ef6c00"
 	case string(f.From) == name && f.What != Stays:
