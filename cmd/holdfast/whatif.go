@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -181,7 +180,7 @@ func liveState(ctx context.Context, r *remote) (whatif.State, error) {
 		return whatif.State{}, err
 	}
 	st := whatif.State{Plan: site.QuorumPlan(cfg), Votes: map[domain.GroupID]whatif.Vote{}, Loss: map[domain.GroupID]map[domain.SiteID]api.LossEstimate{},
-		Copies: map[domain.GroupID]map[domain.SiteID]api.GroupStatus{}, Dead: map[domain.HostID]bool{}, Runs: map[domain.GroupID]api.Run{}, Prevented: map[domain.SiteID]bool{}, Health: map[domain.SiteID]api.HealthStatus{}, Vantages: cfg.Health.Vantages, Unreached: map[domain.SiteID]map[core.VoterID]bool{}, At: time.Now()}
+		Copies: map[domain.GroupID]map[domain.SiteID]api.GroupStatus{}, Runs: map[domain.GroupID]api.Run{}, Prevented: map[domain.SiteID]bool{}, Health: map[domain.SiteID]api.HealthStatus{}, Vantages: cfg.Health.Vantages, Unreached: map[domain.SiteID]map[core.VoterID]bool{}, At: time.Now()}
 	found, why := false, error(nil)
 	for _, s := range all {
 		if !s.Reachable || s.Quorum == nil {
@@ -192,7 +191,6 @@ func liveState(ctx context.Context, r *remote) (whatif.State, error) {
 		noteLinks(&st, s)
 		noteVoters(&st, s)
 		st.Prevented[s.Site] = s.Quorum.Prevented
-		noteHosts(&st, s)
 		if s.Health != nil {
 			st.Health[s.Site] = *s.Health
 		}
@@ -257,10 +255,12 @@ func noteVotes(st *whatif.State, q api.QuorumStatus) {
 
 // noteLinks takes over which other sites a site has no way to: those that its health service takes for dead on every path.
 func noteLinks(st *whatif.State, s siteStatus) {
-	dead := deadOnEveryPath(s, func(o api.Observation) (domain.SiteID, bool) { return o.Site, o.Kind == "site" && o.Site != s.Site })
-	for _, other := range slices.Sorted(maps.Keys(dead)) {
-		l := whatif.Loss{Kind: whatif.LoseLink, A: string(min(s.Site, other)), B: string(max(s.Site, other))}
-		if dead[other] && !slices.Contains(st.Cut, l) {
+	if s.Health == nil {
+		return
+	}
+	for _, other := range st.Plan.Sites {
+		l := whatif.Loss{Kind: whatif.LoseLink, A: string(min(s.Site, other.ID)), B: string(max(s.Site, other.ID))}
+		if other.ID != s.Site && s.Health.View.Dead("site", string(other.ID), other.ID) && !slices.Contains(st.Cut, l) {
 			st.Cut = append(st.Cut, l)
 		}
 	}
@@ -274,29 +274,6 @@ func noteVoters(st *whatif.State, s siteStatus) {
 			st.Unreached[s.Site][core.VoterID(v.ID)] = true
 		}
 	}
-}
-
-// noteHosts takes over which hosts a site's own health service takes for dead on every path.
-func noteHosts(st *whatif.State, s siteStatus) {
-	maps.Copy(st.Dead, deadOnEveryPath(s, func(o api.Observation) (domain.HostID, bool) {
-		return domain.HostID(o.ID), o.Kind == "host" && o.Site == s.Site
-	}))
-}
-
-// deadOnEveryPath tells of each object that a site's health service observes, as far as which asks for it, whether it is dead on every
-// path that says anything; of none where the service does not answer.
-func deadOnEveryPath[ID comparable](s siteStatus, which func(api.Observation) (ID, bool)) map[ID]bool {
-	dead := map[ID]bool{}
-	if s.Health == nil {
-		return dead
-	}
-	for _, o := range s.Health.View.Observations {
-		if id, ok := which(o); ok && o.State != api.StateUnknown {
-			before, seen := dead[id]
-			dead[id] = o.State == api.StateDead && (before || !seen)
-		}
-	}
-	return dead
 }
 
 // noteDesired takes over desired state from one site, and each site's runs.

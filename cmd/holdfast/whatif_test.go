@@ -217,11 +217,11 @@ func TestALinkIsCutAlreadyWhereAnEndTakesTheOtherForDeadOnEveryPath(t *testing.T
 	sees := func(self, other domain.SiteID, states ...string) siteStatus {
 		v := api.View{Observer: self}
 		for _, state := range states {
-			v.Observations = append(v.Observations, api.Observation{Kind: "site", Site: other, State: state}, api.Observation{Kind: "host", Site: self, State: api.StateDead})
+			v.Observations = append(v.Observations, api.Observation{Kind: "site", ID: string(other), Site: other, State: state}, api.Observation{Kind: "host", Site: self, State: api.StateDead})
 		}
 		return siteStatus{Site: self, Health: &api.HealthStatus{View: v}}
 	}
-	var st whatif.State
+	st := whatif.State{Plan: planner.Input{Sites: []planner.Site{{ID: "a"}, {ID: "b"}, {ID: "w"}}}}
 	for _, s := range []siteStatus{
 		sees("b", "a", api.StateDead, api.StateDead), sees("a", "b", api.StateDead, api.StateDead), // one link, told twice
 		sees("a", "w", api.StateDead, api.StateAlive), sees("w", "a", api.StateAlive, api.StateDead), sees("b", "w", api.StateSuspect, api.StateUnknown),

@@ -58,6 +58,21 @@ type View struct {
 	Maintenance []Maintenance `json:"maintenance,omitempty"`
 }
 
+// Dead reports whether the observer takes an object for dead: on every path on which it knows it, and it knows it on one.
+func (v View) Dead(kind, id string, site domain.SiteID) bool {
+	dead := false
+	for _, o := range v.Observations {
+		if o.Kind != kind || o.ID != id || o.Site != site || o.State == StateUnknown {
+			continue
+		}
+		if o.State != StateDead {
+			return false
+		}
+		dead = true
+	}
+	return dead
+}
+
 // DoubtIsolated is the doubt of an observer that follows from what it sees of the others, not from how it fares itself.
 const DoubtIsolated = "it reaches too few of the other sites: it is isolated"
 

@@ -82,25 +82,10 @@ func (s *service) watchHosts(ctx context.Context) {
 	}
 }
 
-// hostDead reports whether the own site's health service says that a host is dead: on every path on which it knows it.
+// hostDead reports whether the own site's health service says that a host is dead.
 func (s *service) hostDead(ctx context.Context, h domain.HostID) bool {
 	st, err := call[api.HealthStatus](ctx, s, s.cfg.Timings.Call, api.ServiceHealth, api.VerbStatus, api.Empty{})
-	if err != nil {
-		return false
-	}
-	dead := false
-	for _, o := range st.View.Observations {
-		if o.Kind != "host" || o.ID != string(h) || o.Site != s.cfg.Site {
-			continue
-		}
-		switch o.State {
-		case api.StateDead:
-			dead = true
-		case api.StateAlive, api.StateSuspect:
-			return false
-		}
-	}
-	return dead
+	return err == nil && st.View.Dead("host", string(h), s.cfg.Site)
 }
 
 // placed is the host on which a VM was started, or may have been, under an epoch; empty when on none.

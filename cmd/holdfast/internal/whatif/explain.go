@@ -179,9 +179,7 @@ func (w world) move(g api.GroupDesired, to domain.SiteID) Move {
 		}
 	}
 	for _, v := range g.Group.VMs {
-		hosts := v.Sites[to].Hosts
-		lives := slices.ContainsFunc(hosts, func(h domain.HostID) bool { return !w.Dead[h] })
-		check(unless(lives, fmt.Sprintf("vm %s finds no host at site %s: %v are dead", v.ID, to, hosts)), fmt.Sprintf("vm %s finds a host at site %s", v.ID, to))
+		check(unless(w.findsHost(v, to), fmt.Sprintf("vm %s finds no host at site %s: %v are dead", v.ID, to, v.Sites[to].Hosts)), fmt.Sprintf("vm %s finds a host at site %s", v.ID, to))
 	}
 	m.Can = len(m.Against) == 0
 	return m

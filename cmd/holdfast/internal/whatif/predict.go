@@ -299,9 +299,9 @@ func (w world) consequences(f *Fate, g domain.Group, from domain.SiteID, steps [
 		}
 	}
 	for _, v := range g.VMs {
-		if hosts := v.Sites[f.To].Hosts; !slices.ContainsFunc(hosts, func(h domain.HostID) bool { return !w.Dead[h] }) {
+		if !w.findsHost(v, f.To) {
 			f.NotFit = append(f.NotFit, string(v.ID))
-			f.why("vm %s finds no host at site %s: %v are dead", v.ID, f.To, hosts)
+			f.why("vm %s finds no host at site %s: %v are dead", v.ID, f.To, v.Sites[f.To].Hosts)
 		}
 	}
 	loss := w.loss(g.ID, f.To)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/health/assess"
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
 	"github.com/holdfast-dr/holdfast/services/quorum/planner"
 )
@@ -24,9 +25,7 @@ type State struct {
 	// Loss is what each target of a group would lose if it went on alone now.
 	Loss   map[domain.GroupID]map[domain.SiteID]api.LossEstimate
 	Copies map[domain.GroupID]map[domain.SiteID]api.GroupStatus
-	// Dead are the VM hosts that their own site's health service takes for dead.
-	Dead map[domain.HostID]bool
-	Runs map[domain.GroupID]api.Run // under way, or the last one, of each group, as its leader tells it where that answers
+	Runs   map[domain.GroupID]api.Run // under way, or the last one, of each group, as its leader tells it where that answers
 	// Prevented are the sites that may join a quorum only.
 	Prevented map[domain.SiteID]bool
 	// Health is what each site's health service says; one that does not answer is no vantage point. Vantages is how many must have
@@ -280,4 +279,9 @@ func (st State) definitions() map[domain.GroupID]domain.Group {
 		out[g.Group.ID] = g.Group
 	}
 	return out
+}
+
+// findsHost reports whether a VM finds a host at a site: one that it may run on and that the site's health service does not take for dead.
+func (st State) findsHost(v domain.VM, site domain.SiteID) bool {
+	return slices.ContainsFunc(v.Sites[site].Hosts, func(h domain.HostID) bool { return !st.Health[site].View.Dead(assess.KindHost, string(h), site) })
 }

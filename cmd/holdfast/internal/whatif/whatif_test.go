@@ -38,7 +38,7 @@ func state() whatif.State {
 			desired("log", domain.ModeAsync, domain.FailoverAuto, 5*time.Second), desired("old", domain.ModeAsync, domain.FailoverManual, 0)},
 			Plans: []domain.Plan{{ID: "main", Groups: []domain.PlanGroup{{Group: "dir", Priority: 1}, {Group: "erp", Priority: 2}}}}},
 		Votes: map[domain.GroupID]whatif.Vote{}, Loss: map[domain.GroupID]map[domain.SiteID]api.LossEstimate{},
-		Copies: map[domain.GroupID]map[domain.SiteID]api.GroupStatus{}, Dead: map[domain.HostID]bool{}, Runs: map[domain.GroupID]api.Run{},
+		Copies: map[domain.GroupID]map[domain.SiteID]api.GroupStatus{}, Runs: map[domain.GroupID]api.Run{},
 		Health: map[domain.SiteID]api.HealthStatus{"a": {}, "b": {}, "w": {}}}
 	for _, g := range st.List.Groups {
 		id, in := g.Group.ID, []domain.SiteID{"a", "b"}
@@ -85,6 +85,13 @@ func change(f func(*whatif.State)) whatif.State {
 	st := state()
 	f(&st)
 	return st
+}
+
+// bury has a site's health service take a host for dead.
+func bury(st *whatif.State, site domain.SiteID, host string) {
+	h := st.Health[site]
+	h.View.Observations = append(h.View.Observations, api.Observation{Kind: "host", ID: host, Site: site, State: api.StateDead})
+	st.Health[site] = h
 }
 
 func TestWhatBecomesOfEachGroup(t *testing.T) {
@@ -185,7 +192,7 @@ func TestWhatBecomesOfEachGroup(t *testing.T) {
 }
 
 func TestAMoveHasItsOrderLossNamesAndHosts(t *testing.T) {
-	st := change(func(st *whatif.State) { st.Dead["b-h1"] = true })
+	st := change(func(st *whatif.State) { bury(st, "b", "b-h1") })
 	p := predict(t, st, "site:a")
 	by := map[domain.GroupID]whatif.Fate{}
 	for _, f := range p.Groups {
@@ -296,7 +303,7 @@ func TestAGroupIsExplained(t *testing.T) {
 		st.List.Groups[0].Site = "b"
 		st.Votes["erp"] = whatif.Vote{Holder: "b", Epoch: domain.NewEpoch(0, 2, 2), Reg: core.Register{InSync: []domain.SiteID{"b"}}}
 		st.Copies["erp"]["b"] = api.GroupStatus{Group: "erp", Role: domain.RolePrimary, Serving: true, Targets: []api.TargetStatus{{Site: "a", State: api.TargetResync, LagBytes: 4096}}}
-		st.Dead["a-h1"] = true
+		bury(st, "a", "a-h1")
 		st.Runs["erp"] = api.Run{ID: "01R", Kind: api.RunFailover, Leader: "b", By: "policy", State: api.StepDone, Reason: "site a is lost"}
 	})
 	nobody := change(func(st *whatif.State) {
