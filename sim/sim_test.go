@@ -42,6 +42,18 @@ func TestAForcedQuorumIsSafeAndHeals(t *testing.T) {
 	}
 }
 
+// Each of these was found by a long search, and ended in a violation once.
+func TestSchedulesThatOnceFailed(t *testing.T) {
+	for seed, why := range map[uint64]string{
+		83456:  "a force was given up midway, and who lacks nothing may join only",
+		238156: "a force over a change of votes that was never agreed on",
+	} {
+		if r := Run(seed, Mutations{}, nil); r.Violation != "" {
+			t.Errorf("seed %d, %s: %s", seed, why, r.Violation)
+		}
+	}
+}
+
 func TestASeedReplaysTheSameSchedule(t *testing.T) {
 	for seed := uint64(1); seed <= 20; seed++ {
 		var first, second []string

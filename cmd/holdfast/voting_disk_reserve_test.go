@@ -172,6 +172,13 @@ func TestAVoterThatStopsWithTheReservationIsShutOut(t *testing.T) {
 			d := diskvoter.New(t.Context(), url, filepath.Join(t.TempDir(), "pin"), initiator.Options{}, timeout)
 			t.Cleanup(func() { _ = d.Close() })
 			s := slotOf(t, d, "test", "erp")
+			for end := time.Now().Add(time.Minute); ; { // a call may be over before the disk is open
+				if _, _, err := s.Read(); err == nil {
+					break
+				} else if time.Now().After(end) {
+					t.Fatal(err)
+				}
+			}
 			if how, err := s.Swap(0, passivetest.Record(1)); how != core.SwapWon || err != nil {
 				t.Fatalf("swap: %v, %v", how, err)
 			}

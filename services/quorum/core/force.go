@@ -134,7 +134,8 @@ func (c *Candidate) namedWeights(reg Register, named []VoterID) Weights {
 
 // forceBars says why the epoch must not be forced over a register without consent to a loss. The site may be in the newest
 // in-sync set that the named voters have and still lack acknowledged writes: where the others can make a quorum without any of
-// the named, they may have agreed on a smaller set that none of the named was told of.
+// the named, under the configuration or under one that it is changed from or to, they may have agreed on a smaller set that none of the
+// named was told of.
 func (c *Candidate) forceBars(reg Register) Reason {
 	cmd := c.force.cmd
 	if reg.WE == 0 && !cmd.AcceptLoss && !c.mut.ForceLossIgnored {
@@ -145,7 +146,7 @@ func (c *Candidate) forceBars(reg Register) Reason {
 	case cmd.AcceptLoss || c.mut.ForceLossIgnored:
 	case !reg.Holds(c.p.Self):
 		return NotInSync
-	case reg.Config.Quorum(lost):
+	case reg.Config.Either(lost):
 		return LossUnknown
 	}
 	return ""
@@ -154,7 +155,7 @@ func (c *Candidate) forceBars(reg Register) Reason {
 // forceLoses reports whether a forced epoch over the register may lack acknowledged writes.
 func (c *Candidate) forceLoses(reg Register) bool {
 	named := c.force.cmd.Named
-	return reg.WE == 0 || !reg.Holds(c.p.Self) || reg.Config.Quorum(func(id VoterID) bool { return !slices.Contains(named, id) })
+	return reg.WE == 0 || !reg.Holds(c.p.Self) || reg.Config.Either(func(id VoterID) bool { return !slices.Contains(named, id) })
 }
 
 // endForce gives a force up.

@@ -87,6 +87,33 @@ func TestForcedQuorumTextbook(t *testing.T) {
 		"node majority, three and two: quorum is forced at the secondary; the primary adopts it when it returns, and the votes are restored\n\n"+l.story())
 }
 
+// A change of votes may never have been agreed on, and then the old ones decide alone; or it is finished, and then the new ones do.
+func TestEitherSideOfAChangeMayDecideAlone(t *testing.T) {
+	for name, c := range map[string]struct {
+		cfg  Config
+		want bool
+	}{
+		"no change":          {Config{Weights: Weights{"a": 1, "b": 2}}, false},
+		"the old votes":      {Config{Weights: Weights{"b": 1}, Old: Weights{"a": 2, "b": 1}}, true},
+		"the new votes":      {Config{Weights: Weights{"a": 2, "b": 1}, Old: Weights{"a": 1, "b": 1}}, true},
+		"neither of the two": {Config{Weights: Weights{"a": 1, "b": 1}, Old: Weights{"a": 1, "b": 2}}, false},
+	} {
+		if got := c.cfg.Either(func(id VoterID) bool { return id == "a" }); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// changes has the holder a ask for other weights and die once b's voters, and only they, were told.
+func (l *lab) changes(to Weights) {
+	for _, id := range l.nodesOf("a") {
+		l.down[string(id)] = true
+	}
+	l.do("a", l.cands["a"].ProposeConfig(l.now, to))
+	l.run(ms(300))
+	l.lose("a")
+}
+
 func TestAForceIsRefusedAndSaysWhatStandsInItsWay(t *testing.T) {
 	every := func(l *lab) ([]VoterID, []VoterID) { return l.nodesOf("b"), l.nodesOf("a") }
 	for name, tt := range map[string]struct {
@@ -102,6 +129,8 @@ func TestAForceIsRefusedAndSaysWhatStandsInItsWay(t *testing.T) {
 		"nobody is named":                  {func(l *lab) { l.lose("a") }, func(n, x []VoterID) Force { return Force{Lost: append(n, x...)} }, EmptyConfig, nil},
 		"a lost voter answers":             {func(l *lab) { l.lose("a2", "a3") }, func(n, x []VoterID) Force { return Force{Named: n, Lost: x, AcceptLoss: true} }, StillAnswers, []VoterID{"a1"}},
 		"the lost could have agreed alone": {func(l *lab) { l.lose("a") }, func(n, x []VoterID) Force { return Force{Named: n, Lost: x} }, LossUnknown, nil},
+		"the lost could have agreed alone, were a change of weights not agreed on": {func(l *lab) { l.changes(Weights{"b1": 1, "b2": 1}) },
+			func(n, x []VoterID) Force { return Force{Named: n, Lost: x} }, LossUnknown, nil},
 		"a named voter is silent": {func(l *lab) { l.lose("a"); l.down["b2"] = true },
 			func(n, x []VoterID) Force { return Force{Named: n, Lost: x, AcceptLoss: true} }, ForceTooLate, nil},
 		"the site may join only": {func(l *lab) { l.lose("a"); l.do("b", l.cands["b"].Prevent(l.now, true)) },

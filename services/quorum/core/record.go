@@ -91,6 +91,12 @@ func (c Config) Quorum(has func(VoterID) bool) bool {
 	return c.Weights.Majority(has) && (c.Old == nil || c.Old.Majority(has))
 }
 
+// Either reports whether has is a majority under the configuration, or under the one that it is changed from. Such a change may never
+// have been agreed on, or it may be finished, where nobody with this configuration was told: then the one or the other alone decides.
+func (c Config) Either(has func(VoterID) bool) bool {
+	return c.Weights.Majority(has) || c.Old != nil && c.Old.Majority(has)
+}
+
 // Joint reports whether a change of configuration is under way.
 func (c Config) Joint() bool { return c.Old != nil }
 
