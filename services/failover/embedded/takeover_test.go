@@ -17,8 +17,8 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/pkg/natsd"
-	"github.com/holdfast-dr/holdfast/services/failover/hostagent"
 	"github.com/holdfast-dr/holdfast/pkg/tgtd"
+	"github.com/holdfast-dr/holdfast/services/failover/hostagent"
 	"github.com/holdfast-dr/holdfast/services/failover/workload/applog"
 	"github.com/holdfast-dr/holdfast/services/failover/workload/ledger"
 )

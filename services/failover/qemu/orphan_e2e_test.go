@@ -16,8 +16,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/holdfast-dr/holdfast/services/failover/hostagent"
 	"github.com/holdfast-dr/holdfast/pkg/tgtd"
+	"github.com/holdfast-dr/holdfast/services/failover/hostagent"
 	"github.com/holdfast-dr/holdfast/services/failover/workload/ledger"
 )
 
