@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/holdfast-dr/holdfast/services/quorum/core"
 	"github.com/holdfast-dr/holdfast/services/quorum/diskvoter"
 	"github.com/holdfast-dr/holdfast/services/quorum/passivetest"
+	"github.com/holdfast-dr/holdfast/services/replicator/target"
 )
 
 // altered is the LUN at url behind a proxy that may change each command on its way.
@@ -146,6 +148,35 @@ func raw(t *testing.T, url string) *initiator.Session {
 	return s
 }
 
+// opened asks until the disk may vote, which takes more than a call's time where nobody had it reserved.
+func opened(t *testing.T, d *diskvoter.Disk) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; {
+		err := d.Conform()
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, domain.ErrUnavailable) || time.Now().After(end) {
+			t.Fatalf("conform: %v", err)
+		}
+	}
+}
+
+// hastyDisk is a site's client whose calls take a second at most.
+func hastyDisk(t *testing.T, url string) *diskvoter.Disk {
+	t.Helper()
+	d := diskvoter.New(t.Context(), url, filepath.Join(t.TempDir(), "pin"), initiator.Options{}, time.Second)
+	t.Cleanup(func() { _ = d.Close() })
+	return d
+}
+
+// wrest takes the reservation for s, as the voter whose key is left by whoever had it.
+func wrest(t *testing.T, s *initiator.Session) {
+	t.Helper()
+	holder, _, err := s.Holder(t.Context())
+	must(t, err, s.Register(t.Context(), votersKey), s.Preempt(t.Context(), votersKey, holder, false), s.Reserve(t.Context(), votersKey))
+}
+
 // votersKey is a reservation key as a voter in a swap has one.
 const votersKey = 0x4846_564f_0000_0002
 
@@ -172,21 +203,15 @@ func TestAVoterThatStopsWithTheReservationIsShutOut(t *testing.T) {
 			d := diskvoter.New(t.Context(), url, filepath.Join(t.TempDir(), "pin"), initiator.Options{}, timeout)
 			t.Cleanup(func() { _ = d.Close() })
 			s := slotOf(t, d, "test", "erp")
-			for end := time.Now().Add(time.Minute); ; { // a call may be over before the disk is open
-				if _, _, err := s.Read(); err == nil {
-					break
-				} else if time.Now().After(end) {
-					t.Fatal(err)
-				}
-			}
+			opened(t, d)
 			if how, err := s.Swap(0, passivetest.Record(1)); how != core.SwapWon || err != nil {
 				t.Fatalf("swap: %v, %v", how, err)
 			}
 			stopped := raw(t, url)
-			holder, _, err := stopped.Holder(t.Context())
-			must(t, err, stopped.Register(t.Context(), votersKey), stopped.Preempt(t.Context(), votersKey, holder, false), stopped.Reserve(t.Context(), votersKey))
+			wrest(t, stopped)
 			began := time.Now()
 			for how := core.SwapUnknown; how != core.SwapWon; { // each call waits as long as it may, as votes do
+				var err error
 				if how, err = s.Swap(1, passivetest.Record(2)); time.Since(began) > time.Minute || how == core.SwapLost || err != nil && !errors.Is(err, domain.ErrUnavailable) {
 					t.Fatalf("swap while the other has it: %v, %v", how, err)
 				}
@@ -232,5 +257,144 @@ func TestADiskWhoseReservationsDoNotHoldGetsNoVote(t *testing.T) {
 				t.Errorf("conform: %v", err)
 			}
 		})
+	}
+}
+
+// A site that sees COMPARE AND WRITE has one with the target when a site that sees none reserves the LUN: it was let in before.
+func TestACompareThatPassedBeforeTheReservationIsWaitedFor(t *testing.T) {
+	slow := sluggish{hold: new(atomic.Bool), free: make(chan struct{})}
+	direct, _ := lun(t, func(u target.Unit) target.Unit { slow.Unit = u; return slow })
+	first := slotOf(t, votingDisk(t, direct), "test", "erp")
+	if _, _, err := first.Read(); err != nil {
+		t.Fatal(err)
+	}
+	slow.hold.Store(true)
+	compared := make(chan core.Swapped, 1)
+	landed := make(chan struct{})
+	go func() {
+		how, _ := first.Swap(0, passivetest.Record(1))
+		compared <- how
+		close(landed)
+	}()
+	for slow.hold.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	time.AfterFunc(2*time.Second, func() { close(slow.free) })
+	url := altered(t, direct, func(cdb []byte) {
+		withoutCompare(cdb)
+		if cdb[0] == iscsi.Write16 && bytes.Compare(cdb[2:10], []byte{7: 16}) >= 0 { // the second has compared
+			<-landed
+		}
+	})
+	second := slotOf(t, votingDisk(t, url), "test", "erp")
+	how, err := second.Swap(0, passivetest.Record(2))
+	if one := <-compared; err != nil || one == core.SwapLost || how != core.SwapLost { // it may have been refused its flush
+		t.Errorf("who compared: %v; who reserved: %v, %v", one, how, err)
+	}
+	if version, rec, err := second.Read(); version != 1 || rec.HB != 1 || err != nil {
+		t.Errorf("version %d, heartbeat %d, %v", version, rec.HB, err)
+	}
+	if how, err := first.Swap(1, passivetest.Record(3)); how == core.SwapLost || err == nil && how != core.SwapWon {
+		t.Errorf("who compared, of the reserved LUN: %v, %v", how, err)
+	}
+	if how, err := first.Swap(1, passivetest.Record(3)); how != core.SwapWon || err != nil {
+		t.Errorf("who compared, with a reservation: %v, %v", how, err)
+	}
+}
+
+// stalled holds one write of a block that holds a vote, until it is let go.
+type stalled struct {
+	target.Unit
+	hold *atomic.Bool
+	free chan struct{}
+}
+
+func (s stalled) Submit(c *target.Command, done func(error)) {
+	if c.Op == target.OpWrite && c.Off >= 8192 && s.hold.CompareAndSwap(true, false) {
+		own := *c
+		own.Data = bytes.Clone(c.Data)
+		go func() {
+			<-s.free
+			s.Unit.Submit(&own, done)
+		}()
+		return
+	}
+	s.Unit.Submit(c, done)
+}
+
+// The write of a client that died in its swap is with the target for longer than the others' calls take: none may swap before it is over.
+func TestAWriteThatADeadClientLeftIsWaitedForByEveryCall(t *testing.T) {
+	slow := stalled{hold: new(atomic.Bool), free: make(chan struct{})}
+	direct, _ := lun(t, func(u target.Unit) target.Unit { slow.Unit = u; return slow })
+	url := altered(t, direct, withoutCompare)
+	dead, alive := hastyDisk(t, url), hastyDisk(t, url)
+	opened(t, dead)
+	opened(t, alive)
+	slow.hold.Store(true)
+	if how, err := slotOf(t, dead, "test", "erp").Swap(0, passivetest.Record(1)); how != core.SwapUnknown {
+		t.Fatalf("the swap whose write is held: %v, %v", how, err)
+	}
+	_ = dead.Close()
+	s := slotOf(t, alive, "test", "erp")
+	began, released := time.Now(), false
+	for {
+		how, err := s.Swap(0, passivetest.Record(2))
+		if how == core.SwapWon && !released {
+			t.Error("the other swapped while the first write was still on its way")
+			close(slow.free)
+			break
+		}
+		if how == core.SwapLost && released {
+			break
+		}
+		if released && time.Since(began) > time.Minute {
+			t.Fatalf("it is not found: %v, %v", how, err)
+		}
+		if !released && time.Since(began) > 12*time.Second {
+			close(slow.free)
+			released = true
+		}
+	}
+	if version, rec, err := s.Read(); err != nil || version != 1 || rec.HB != 1 {
+		t.Errorf("version %d, heartbeat %d, %v", version, rec.HB, err)
+	}
+}
+
+// withoutAbort takes PREEMPT AND ABORT away, too.
+func withoutAbort(cdb []byte) {
+	withoutCompare(cdb)
+	if cdb[0] == iscsi.PersistentReserveOut && cdb[1] == iscsi.PreemptAndAbort {
+		cdb[1] = 0x1f
+	}
+}
+
+// Who waits for what may still land lives: others must not take him for dead in turn, or nobody ever swaps.
+func TestWhoWaitsForADeadClientsWritesIsNotTakenForDead(t *testing.T) {
+	direct, _ := lun(t, asItIs)
+	url := altered(t, direct, withoutAbort)
+	opened(t, votingDisk(t, url))
+	wrest(t, raw(t, url)) // and dies
+	watch, d := raw(t, url), hastyDisk(t, url)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		opened(t, d)
+	}()
+	var last uint64
+	var since time.Time
+	for waits := true; waits; {
+		select {
+		case <-ended:
+			waits = false
+		case <-time.After(5 * time.Millisecond):
+		}
+		holder, _, err := watch.Holder(t.Context())
+		must(t, err)
+		switch now := time.Now(); {
+		case holder != last:
+			last, since = holder, now
+		case holder != votersKey && holder&1 == 0 && now.Sub(since) > 1250*time.Millisecond:
+			t.Fatalf("the key 0x%x stayed for %v", holder, now.Sub(since))
+		}
 	}
 }

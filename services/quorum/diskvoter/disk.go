@@ -49,6 +49,7 @@ type Disk struct {
 	options initiator.Options
 	timeout time.Duration
 	id      atomic.Pointer[string] // of the LUN, once seen
+	shared  atomic.Bool            // a session with COMPARE AND WRITE met the reservation of one without
 
 	mu      sync.Mutex
 	session *unit              // nil: none
@@ -164,7 +165,7 @@ func (d *Disk) dial(ctx context.Context) (u *unit, end context.CancelFunc, err e
 		end()
 		return nil, nil, err
 	}
-	return newUnit(s, d.timeout), end, nil
+	return newUnit(s, d.timeout, &d.shared), end, nil
 }
 
 // examine finds out whether a session's LUN is the voting disk that it should be, and how many slots it has.
