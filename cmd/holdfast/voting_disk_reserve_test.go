@@ -398,3 +398,31 @@ func TestWhoWaitsForADeadClientsWritesIsNotTakenForDead(t *testing.T) {
 		}
 	}
 }
+
+// A probe is slow, and another site takes it for dead: that says nothing of the LUN.
+func TestAProbeThatIsTakenForDeadIsNoNonconformance(t *testing.T) {
+	direct, _ := lun(t, asItIs)
+	other := raw(t, direct)
+	var probing, interfered bool
+	var mu sync.Mutex
+	url := altered(t, direct, func(cdb []byte) {
+		withoutCompare(cdb)
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case cdb[0] == iscsi.PersistentReserveOut && cdb[1] == iscsi.PreemptAndAbort:
+			probing = true
+		case cdb[0] == iscsi.PersistentReserveIn && probing && !interfered:
+			interfered = true
+			holder, _, err := other.Holder(t.Context())
+			if err = errors.Join(err, other.Register(t.Context(), votersKey), other.Preempt(t.Context(), votersKey, holder, false), other.Register(t.Context(), votersKey|1)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	d := votingDisk(t, url)
+	if err := d.Conform(); !errors.Is(err, domain.ErrUnavailable) || errors.Is(err, domain.ErrRefused) {
+		t.Errorf("conform: %v", err)
+	}
+	opened(t, d)
+}

@@ -92,17 +92,19 @@ func (d *Disk) excludes(ctx context.Context, u *unit) error {
 	if err := rival.Close(); err != nil {
 		return err
 	}
-	if holder, held, err := u.Holder(ctx); err != nil {
+	switch holder, held, err := u.Holder(ctx); {
+	case err != nil:
 		return err
-	} else if !held || holder != theirs {
+	case !held:
 		return fmt.Errorf("%w, and its persistent reservations end with their session", ErrNonconforming)
+	case holder != theirs: // another site took this one, or its probe, for dead
+		return fmt.Errorf("%w, with the key 0x%x, while it was probed", initiator.ErrReserved, holder)
 	}
 	if err := u.Register(ctx, key); err != nil {
 		return err
 	}
-	before := u.settle
 	err = u.preempt(ctx, key, theirs)
-	u.settle = before // nothing of the other session is in flight
+	u.preempted = false // nothing of the other session is in flight
 	return err
 }
 
@@ -113,6 +115,9 @@ func (u *unit) write(ctx context.Context, block []byte) (err error) {
 		if !notDone(err) || errors.Is(err, initiator.ErrReserved) {
 			break
 		}
+	}
+	if err != nil && !notDone(err) {
+		u.spoiled.Store(true)
 	}
 	return err
 }
