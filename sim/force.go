@@ -65,15 +65,10 @@ func (o *operator) force() {
 			lost[site] = true
 		}
 	}
-	if len(lost) == 0 || !at.q.up || o.generation(func(v int) bool { return !lost[v] }) < o.generation(func(int) bool { return true }) {
-		return // nobody forces who does not know of the last force
+	if len(lost) == 0 || !at.q.up {
+		return
 	}
-	within := 2*g + o.between(0, g)
-	off := within + within/5 + g/4 // clocks drift, by ten times as much in one mutant
-	o.ends, o.accepted = w.now+off, false
-	w.logf("operator: sites %v are lost for %v, force at %s", sorted(lost), off, at.id)
-	o.lose(lost, off)
-	cmd := core.Force{AcceptLoss: o.rng.IntN(2) == 0, Within: within}
+	var cmd core.Force
 	for _, id := range at.c.Electors() {
 		if lost[w.siteOfVoter(id)] && !w.isShare(id) {
 			cmd.Lost = append(cmd.Lost, id)
@@ -81,6 +76,15 @@ func (o *operator) force() {
 			cmd.Named = append(cmd.Named, id)
 		}
 	}
+	if o.generation(func(id core.VoterID) bool { return slices.Contains(cmd.Named, id) }) < o.generation(anybody) {
+		return // nobody forces who does not know of the last force: one of the voters that he names does
+	}
+	within := 2*g + o.between(0, g)
+	off := within + within/5 + g/4 // clocks drift, by ten times as much in one mutant
+	o.ends, o.accepted = w.now+off, false
+	w.logf("operator: sites %v are lost for %v, force at %s", sorted(lost), off, at.id)
+	o.lose(lost, off)
+	cmd.AcceptLoss, cmd.Within = o.rng.IntN(2) == 0, within
 	late := o.between(0, g/8)
 	proc := at.q.proc
 	w.after(late, func() {
@@ -125,7 +129,7 @@ func (o *operator) clear() {
 		return
 	}
 	if o.accepted {
-		newest := o.generation(func(int) bool { return true })
+		newest := o.generation(anybody)
 		for _, r := range o.records() {
 			if r.rec.Promised.Force() < newest {
 				o.finish()
@@ -169,28 +173,30 @@ func (o *operator) finish() {
 	}
 }
 
-// placed is a voter's durable record and the site it is at.
-type placed struct {
-	site int
-	rec  core.Record
+// kept is a voter's durable record.
+type kept struct {
+	id  core.VoterID
+	rec core.Record
 }
 
-func (o *operator) records() []placed {
-	var out []placed
+func (o *operator) records() []kept {
+	var out []kept
 	for _, v := range o.w.voters {
-		out = append(out, placed{v.site, v.durable})
+		out = append(out, kept{v.id, v.durable})
 	}
 	for _, sh := range o.w.shares {
-		out = append(out, placed{-1, sh.rec})
+		out = append(out, kept{sh.id, sh.rec})
 	}
 	return out
 }
 
-// generation is the newest that voters at the sites for which use is true know of. Shares are at none.
-func (o *operator) generation(use func(site int) bool) int {
+func anybody(core.VoterID) bool { return true }
+
+// generation is the newest that the voters for which use is true know of.
+func (o *operator) generation(use func(core.VoterID) bool) int {
 	newest := 0
 	for _, r := range o.records() {
-		if r.site < 0 || use(r.site) {
+		if use(r.id) {
 			newest = max(newest, r.rec.Promised.Force())
 		}
 	}

@@ -46,6 +46,7 @@ func TestAForcedQuorumIsSafeAndHeals(t *testing.T) {
 func TestSchedulesThatOnceFailed(t *testing.T) {
 	for seed, why := range map[uint64]string{
 		83456:  "a force was given up midway, and who lacks nothing may join only",
+		347353: "a second force that no voter named in it knew the first of",
 		238156: "a force over a change of votes that was never agreed on",
 	} {
 		if r := Run(seed, Mutations{}, nil); r.Violation != "" {
