@@ -162,14 +162,6 @@ func opened(t *testing.T, d *diskvoter.Disk) {
 	}
 }
 
-// hastyDisk is a site's client whose calls take a second at most.
-func hastyDisk(t *testing.T, url string) *diskvoter.Disk {
-	t.Helper()
-	d := diskvoter.New(t.Context(), url, filepath.Join(t.TempDir(), "pin"), initiator.Options{}, time.Second)
-	t.Cleanup(func() { _ = d.Close() })
-	return d
-}
-
 // wrest takes the reservation for s, as the voter whose key is left by whoever had it.
 func wrest(t *testing.T, s *initiator.Session) {
 	t.Helper()
@@ -200,8 +192,7 @@ func TestAVoterThatStopsWithTheReservationIsShutOut(t *testing.T) {
 				timeout = 7 * time.Second
 			}
 			url := open(t)
-			d := diskvoter.New(t.Context(), url, filepath.Join(t.TempDir(), "pin"), initiator.Options{}, timeout)
-			t.Cleanup(func() { _ = d.Close() })
+			d := hastyDisk(t, url, timeout)
 			s := slotOf(t, d, "test", "erp")
 			opened(t, d)
 			if how, err := s.Swap(0, passivetest.Record(1)); how != core.SwapWon || err != nil {
@@ -262,7 +253,7 @@ func TestADiskWhoseReservationsDoNotHoldGetsNoVote(t *testing.T) {
 
 // A site that sees COMPARE AND WRITE has one with the target when a site that sees none reserves the LUN: it was let in before.
 func TestACompareThatPassedBeforeTheReservationIsWaitedFor(t *testing.T) {
-	slow := sluggish{hold: new(atomic.Bool), free: make(chan struct{})}
+	slow := sluggish{of: isCompare, hold: new(atomic.Bool), free: make(chan struct{})}
 	direct, _ := lun(t, func(u target.Unit) target.Unit { slow.Unit = u; return slow })
 	first := slotOf(t, votingDisk(t, direct), "test", "erp")
 	if _, _, err := first.Read(); err != nil {
@@ -302,32 +293,15 @@ func TestACompareThatPassedBeforeTheReservationIsWaitedFor(t *testing.T) {
 	}
 }
 
-// stalled holds one write of a block that holds a vote, until it is let go.
-type stalled struct {
-	target.Unit
-	hold *atomic.Bool
-	free chan struct{}
-}
-
-func (s stalled) Submit(c *target.Command, done func(error)) {
-	if c.Op == target.OpWrite && c.Off >= 8192 && s.hold.CompareAndSwap(true, false) {
-		own := *c
-		own.Data = bytes.Clone(c.Data)
-		go func() {
-			<-s.free
-			s.Unit.Submit(&own, done)
-		}()
-		return
-	}
-	s.Unit.Submit(c, done)
-}
+// isVote reports whether a command writes a block that holds a vote.
+func isVote(c *target.Command) bool { return c.Op == target.OpWrite && c.Off >= 8192 }
 
 // The write of a client that died in its swap is with the target for longer than the others' calls take: none may swap before it is over.
 func TestAWriteThatADeadClientLeftIsWaitedForByEveryCall(t *testing.T) {
-	slow := stalled{hold: new(atomic.Bool), free: make(chan struct{})}
+	slow := sluggish{of: isVote, hold: new(atomic.Bool), free: make(chan struct{})}
 	direct, _ := lun(t, func(u target.Unit) target.Unit { slow.Unit = u; return slow })
 	url := altered(t, direct, withoutCompare)
-	dead, alive := hastyDisk(t, url), hastyDisk(t, url)
+	dead, alive := hastyDisk(t, url, time.Second), hastyDisk(t, url, time.Second)
 	opened(t, dead)
 	opened(t, alive)
 	slow.hold.Store(true)
@@ -374,7 +348,7 @@ func TestWhoWaitsForADeadClientsWritesIsNotTakenForDead(t *testing.T) {
 	url := altered(t, direct, withoutAbort)
 	opened(t, votingDisk(t, url))
 	wrest(t, raw(t, url)) // and dies
-	watch, d := raw(t, url), hastyDisk(t, url)
+	watch, d := raw(t, url), hastyDisk(t, url, time.Second)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

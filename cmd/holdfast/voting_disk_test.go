@@ -79,7 +79,13 @@ func asItIs(u target.Unit) target.Unit { return u }
 
 func votingDisk(t *testing.T, url string) *diskvoter.Disk {
 	t.Helper()
-	d := diskvoter.New(t.Context(), url, filepath.Join(t.TempDir(), "pin"), initiator.Options{}, 20*time.Second)
+	return hastyDisk(t, url, 20*time.Second)
+}
+
+// hastyDisk is one whose calls end within timeout.
+func hastyDisk(t *testing.T, url string, timeout time.Duration) *diskvoter.Disk {
+	t.Helper()
+	d := diskvoter.New(t.Context(), url, filepath.Join(t.TempDir(), "pin"), initiator.Options{}, timeout)
 	t.Cleanup(func() { _ = d.Close() })
 	return d
 }
@@ -150,15 +156,16 @@ func TestADiskThatDoesNotCompareGetsNoVote(t *testing.T) {
 	}
 }
 
-// sluggish holds compare and write back once, until it is let go.
+// sluggish holds one command of those that it is for back, until it is let go.
 type sluggish struct {
 	target.Unit
+	of   func(*target.Command) bool
 	hold *atomic.Bool
 	free chan struct{}
 }
 
 func (s sluggish) Submit(c *target.Command, done func(error)) {
-	if c.Op == target.OpCompareAndWrite && s.hold.CompareAndSwap(true, false) {
+	if s.of(c) && s.hold.CompareAndSwap(true, false) {
 		own := *c
 		own.Compare, own.Data = bytes.Clone(c.Compare), bytes.Clone(c.Data)
 		go func() {
@@ -170,12 +177,12 @@ func (s sluggish) Submit(c *target.Command, done func(error)) {
 	s.Unit.Submit(c, done)
 }
 
+func isCompare(c *target.Command) bool { return c.Op == target.OpCompareAndWrite }
+
 func TestASwapThatADiskIsTooSlowForMayHaveLanded(t *testing.T) {
-	slow := sluggish{hold: new(atomic.Bool), free: make(chan struct{})}
+	slow := sluggish{of: isCompare, hold: new(atomic.Bool), free: make(chan struct{})}
 	url, _ := lun(t, func(u target.Unit) target.Unit { slow.Unit = u; return slow })
-	hasty := diskvoter.New(t.Context(), url, filepath.Join(t.TempDir(), "pin"), initiator.Options{}, 5*time.Second)
-	t.Cleanup(func() { _ = hasty.Close() })
-	s := slotOf(t, hasty, "test", "erp")
+	s := slotOf(t, hastyDisk(t, url, 5*time.Second), "test", "erp")
 	if _, _, err := s.Read(); err != nil {
 		t.Fatal(err)
 	}
@@ -208,8 +215,7 @@ func TestADiskThatIsSlowToOpenIsOpenedForCallersWithoutPatience(t *testing.T) {
 	const each = 40 * time.Millisecond
 	url, _ := lun(t, func(u target.Unit) target.Unit { return tardy{u, each} })
 	// A call has time for three commands; to find out whether the disk may vote takes more.
-	d := diskvoter.New(t.Context(), url, filepath.Join(t.TempDir(), "pin"), initiator.Options{}, 4*each)
-	t.Cleanup(func() { _ = d.Close() })
+	d := hastyDisk(t, url, 4*each)
 	var wg sync.WaitGroup
 	for _, group := range []domain.GroupID{"erp", "crm", "dir"} { // each asks again as soon as it gave up, as votes do
 		s := slotOf(t, d, "test", group)
