@@ -182,6 +182,7 @@ func must(t *testing.T, errs ...error) {
 // A client that has the reservation stops between its comparison and its write. It is taken for dead, and what it writes later is
 // refused, so that the record is the other's.
 func TestAVoterThatStopsWithTheReservationIsShutOut(t *testing.T) {
+	t.Parallel()
 	for name, open := range lunsWithoutCompare() {
 		t.Run(name, func(t *testing.T) {
 			timeout := time.Second
@@ -235,6 +236,7 @@ func TestADiskThatSomebodyElseHasReservedGetsNoVote(t *testing.T) {
 
 // Reservations that keep nobody out, and preemptions that shut nobody out, are found before the disk counts.
 func TestADiskWhoseReservationsDoNotHoldGetsNoVote(t *testing.T) {
+	t.Parallel()
 	for name, action := range map[string]byte{"nothing is reserved": iscsi.Reserve, "nobody is preempted": iscsi.Preempt} {
 		t.Run(name, func(t *testing.T) {
 			url, _ := lun(t, asItIs)
@@ -253,6 +255,7 @@ func TestADiskWhoseReservationsDoNotHoldGetsNoVote(t *testing.T) {
 
 // A site that sees COMPARE AND WRITE has one with the target when a site that sees none reserves the LUN: it was let in before.
 func TestACompareThatPassedBeforeTheReservationIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	slow := sluggish{of: isCompare, hold: new(atomic.Bool), free: make(chan struct{})}
 	direct, _ := lun(t, func(u target.Unit) target.Unit { slow.Unit = u; return slow })
 	first := slotOf(t, votingDisk(t, direct), "test", "erp")
@@ -298,6 +301,10 @@ func isVote(c *target.Command) bool { return c.Op == target.OpWrite && c.Off >= 
 
 // The write of a client that died in its swap is with the target for longer than the others' calls take: none may swap before it is over.
 func TestAWriteThatADeadClientLeftIsWaitedForByEveryCall(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED: it waits twenty seconds; task test:slow runs it")
+	}
+	t.Parallel()
 	slow := sluggish{of: isVote, hold: new(atomic.Bool), free: make(chan struct{})}
 	direct, _ := lun(t, func(u target.Unit) target.Unit { slow.Unit = u; return slow })
 	url := altered(t, direct, withoutCompare)
@@ -344,6 +351,7 @@ func withoutAbort(cdb []byte) {
 
 // Who waits for what may still land lives: others must not take him for dead in turn, or nobody ever swaps.
 func TestWhoWaitsForADeadClientsWritesIsNotTakenForDead(t *testing.T) {
+	t.Parallel()
 	direct, _ := lun(t, asItIs)
 	url := altered(t, direct, withoutAbort)
 	opened(t, votingDisk(t, url))
@@ -375,6 +383,7 @@ func TestWhoWaitsForADeadClientsWritesIsNotTakenForDead(t *testing.T) {
 
 // A probe is slow, and another site takes it for dead: that says nothing of the LUN.
 func TestAProbeThatIsTakenForDeadIsNoNonconformance(t *testing.T) {
+	t.Parallel()
 	direct, _ := lun(t, asItIs)
 	other := raw(t, direct)
 	var probing, interfered bool
