@@ -151,7 +151,7 @@ func (a *authState) verify(l *loginState, in iscsi.Pairs, out *iscsi.Pairs) erro
 		out.Add("CHAP_N", who.MutualUser)
 		out.Add("CHAP_R", iscsi.EncodeBinary(theirs.Response(who.MutualSecret)))
 	}
-	a.passed, l.ss.user = true, name
+	a.passed, l.ss.user, l.ss.secret = true, name, who.Secret
 	l.c.srv.limits.rightLogin(l.c.peer)
 	return nil
 }

@@ -30,8 +30,7 @@ type copySegment struct {
 	backwards bool // the ranges overlap so that the end has to go first
 }
 
-// copyOrder is an EXTENDED COPY at work. The copy manager reads and writes the units of the initiator's own target only:
-// what an initiator may not log in to it cannot have copied, and what is in flight ends with the session.
+// copyOrder is an EXTENDED COPY at work. The copy manager reads and writes the units that the initiator is logged in to: see reaches.
 type copyOrder struct {
 	segments []copySegment
 	result   *copyResult // nil when the initiator wants none
@@ -119,8 +118,8 @@ func (t *task) parseCSCDs(b []byte) ([]*lun, *iscsi.Sense) {
 	return units, nil
 }
 
-// cscd is the unit of the initiator's target that an identification descriptor names by its NAA; its T10 designator is too
-// long for one. LU ID TYPE is ignored where there is no LU IDENTIFIER, as here.
+// cscd is the unit that an identification descriptor names by its NAA, of the initiator's target or of another one that it is logged in
+// to; its T10 designator is too long for one. LU ID TYPE is ignored where there is no LU IDENTIFIER, as here.
 func (t *task) cscd(d []byte) *lun {
 	const null = 0x20
 	n := int(d[7])
@@ -131,12 +130,19 @@ func (t *task) cscd(d []byte) *lun {
 		return nil
 	}
 	const naa = 3
-	for _, l := range t.s.tgt.luns {
-		if d[5]&0xf == naa && string(d[8:8+n]) == string(l.info.NAA[:]) {
+	if d[5]&0xf != naa {
+		return nil
+	}
+	var found *lun
+	for _, l := range t.s.srv.named(string(d[8 : 8+n])) {
+		if l.of == t.s.tgt {
 			return l
 		}
+		if t.reaches(l, accessRead) != nil {
+			found = l
+		}
 	}
-	return nil
+	return found
 }
 
 func (t *task) parseSegments(b []byte, units []*lun) ([]copySegment, *iscsi.Sense) {
@@ -170,7 +176,7 @@ func (t *task) unitOf(id uint16, units []*lun) (*lun, *iscsi.Sense) {
 	case int(id) >= len(units):
 		return nil, copyAborted(iscsi.ASCUnreachableCSCD)
 	case units[id] == nil:
-		return nil, copyAborted(iscsi.ASCCSCDNotReachable)
+		return nil, unreachable()
 	}
 	return units[id], nil
 }

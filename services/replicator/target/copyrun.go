@@ -2,6 +2,7 @@ package target
 
 import (
 	"encoding/binary"
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -18,19 +19,10 @@ func (c *copySegment) check(t *task) *iscsi.Sense {
 		return c.sense
 	case c.src > c.from.blocks.Load() || c.blocks > c.from.blocks.Load()-c.src, c.dst > c.to.blocks.Load() || c.blocks > c.to.blocks.Load()-c.dst:
 		return copyAborted(iscsi.ASCNone)
-	case c.to.readOnly(), !c.from.reachable(t, accessRead), !c.to.reachable(t, accessWrite):
-		return copyAborted(iscsi.ASCCSCDNotReachable)
+	case t.reaches(c.from, accessRead) == nil, t.reaches(c.to, accessWrite) == nil:
+		return unreachable()
 	}
 	return nil
-}
-
-// reachable reports whether neither another's reservation nor an ejected medium keeps the initiator from a unit.
-func (l *lun) reachable(t *task, a access) bool {
-	if l.medium.absent.Load() {
-		return false
-	}
-	r, me := l.held.now.Load(), t.s.nexus()
-	return r == nil || (r.legacy == "" || r.legacy == me) && !r.refuses(me, a)
 }
 
 // copy goes on with an order until it is done, a segment fails, or the task was aborted. A unit that answers at once is a
@@ -91,9 +83,17 @@ func (t *task) step(o *copyOrder, seg *copySegment) bool {
 		}
 		go t.copy(o) // this is the unit's goroutine, which others wait for
 	}
+	if !t.visit(seg.from, accessRead) {
+		t.copyFailed(o, *unreachable())
+		return false
+	}
 	t.submitTo(seg.from, Command{Op: OpRead, Off: int64(seg.src+at) * BlockSize, Len: int64(len(data)), Data: data}, func(err error) {
 		if err != nil {
 			after(err)
+			return
+		}
+		if !t.visit(seg.to, accessWrite) {
+			after(errUnreachable)
 			return
 		}
 		c := Command{Op: OpWrite, Off: int64(seg.dst+at) * BlockSize, Len: int64(len(data)), Data: data}
@@ -123,6 +123,9 @@ func allZero(b []byte) bool {
 
 // copySense is COPY ABORTED with what the unit's error means.
 func copySense(err error) iscsi.Sense {
+	if errors.Is(err, errUnreachable) {
+		return *unreachable()
+	}
 	s := senseOf(err, OpWrite)
 	s.Key = iscsi.SenseCopyAborted
 	return s

@@ -20,6 +20,7 @@ const (
 
 // lun is a unit as initiators see it: the unit and the SCSI state around it, which ends with the target.
 type lun struct {
+	of     *tgt
 	number int
 	unit   Unit
 	gated  Gated  // nil when the unit is not
@@ -35,8 +36,8 @@ type lun struct {
 	held   holding
 }
 
-func newLUN(n int, u Unit) (*lun, error) {
-	l := &lun{number: n, unit: u, info: u.Info()}
+func newLUN(of *tgt, n int, u Unit) (*lun, error) {
+	l := &lun{of: of, number: n, unit: u, info: u.Info()}
 	l.gated, _ = u.(Gated)
 	l.mapper, _ = u.(Mapper)
 	if l.info.Sanitize {

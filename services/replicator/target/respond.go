@@ -10,7 +10,7 @@ import (
 // emit writes the answer of a task: Data-In with the status in its last PDU when all went well, else a SCSI response.
 func (t *task) emit(c *conn) error {
 	defer t.recycle()
-	if t.lun != nil && t.lun.gated != nil && !t.lun.gated.MayAnswer() {
+	if !t.mayAnswer() {
 		c.kill("unit may not answer")
 		t.measureAborted()
 		return ErrFenced

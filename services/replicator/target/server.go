@@ -145,7 +145,7 @@ func (s *Server) AddGuarded(iqn string, luns map[int]Unit, guard Guard) error {
 	}
 	t := &tgt{iqn: iqn, guard: guard, luns: map[int]*lun{}, sessions: map[*session]struct{}{}}
 	for n, u := range luns {
-		if t.luns[n], err = newLUN(n, u); err != nil {
+		if t.luns[n], err = newLUN(t, n, u); err != nil {
 			return fmt.Errorf("add target %s: unit %d: %w", iqn, n, err)
 		}
 	}

@@ -24,6 +24,7 @@ type session struct {
 	nexusName string // see nexus
 	tsih      uint16
 	user      string // who authenticated, "" for nobody
+	secret    []byte // with which secret
 	par       params
 	since     time.Time
 	ttt       atomic.Uint32
@@ -44,8 +45,10 @@ type session struct {
 	free      []*task
 	freeR2T   []*r2t
 	ua        map[int][]iscsi.Sense
+	visits    map[*visit]struct{} // parts of copies that reach a unit by this session
+	shut      bool                // it is about to log out
 	closing   bool
-	settled   chan struct{} // closed once closing and no task is with a unit
+	settled   chan struct{} // closed once closing and nothing is with a unit
 
 	gone chan struct{} // closed once the session left its target
 }
@@ -210,17 +213,14 @@ func (s *session) takeUA(lun int) (iscsi.Sense, bool) {
 func (s *session) end() {
 	s.mu.Lock()
 	s.closing = true
-	with := 0
 	for itt, t := range s.tasks {
 		t.aborted = true
 		if t.state != running {
 			delete(s.tasks, itt)
 			s.giveBack(t)
-			continue
 		}
-		with++
 	}
-	if with == 0 {
+	if s.settledNow() {
 		close(s.settled)
 	}
 	s.mu.Unlock()
@@ -236,6 +236,9 @@ func (s *session) end() {
 	}
 	close(s.gone)
 }
+
+// settledNow reports whether the session is at its end and the last of what was in flight has settled. Under mu, by whoever settled something.
+func (s *session) settledNow() bool { return s.closing && len(s.tasks) == 0 && len(s.visits) == 0 }
 
 // loseNexus ends what units keep for this session. A second time it finds nothing.
 func (s *session) loseNexus() {
@@ -270,6 +273,10 @@ func (s *session) logout(l iscsi.Logout, p *iscsi.PDU) {
 		s.conn.send(answer, 0)
 	})
 	s.abort(w, func(*task) bool { return true })
+	s.mu.Lock()
+	s.shut = true
+	s.mu.Unlock()
+	s.awaitVisits(w, nil)
 	w.settle()
 }
 

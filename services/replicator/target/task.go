@@ -56,6 +56,8 @@ type task struct {
 	lba     uint64
 	blocks  uint32
 
+	at     *visit // of a copy, where its command is now
+	guests []*lun // other units than its own that a copy was at
 	uc     Command
 	next   func(error) // what to do when the unit is done; nil completes the task
 	doneFn func(error)
@@ -379,6 +381,7 @@ func (t *task) submitTo(l *lun, c Command, next func(error)) {
 
 // done is the unit's end of a command.
 func (t *task) done(err error) {
+	err = t.visited(err)
 	if err != nil && errors.Is(err, ErrFenced) {
 		t.s.conn.kill("unit is fenced")
 		t.s.mu.Lock()
@@ -432,7 +435,7 @@ func (t *task) finish() {
 		s.inFlight--
 	}
 	aborted, waiters := t.aborted, t.waiters
-	settled := s.closing && len(s.tasks) == 0
+	settled := s.settledNow()
 	if !aborted {
 		// Under mu, so that the answer to a task management function that no longer finds the task comes after this one.
 		s.conn.send(t, len(t.in))

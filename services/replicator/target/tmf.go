@@ -99,6 +99,7 @@ func (s *session) taskMgmt(m iscsi.TaskMgmt, p *iscsi.PDU) {
 		}
 	case iscsi.AbortTaskSet:
 		s.abort(w, func(t *task) bool { return t.lun == l })
+		s.awaitVisits(w, l)
 	case iscsi.ClearTaskSet:
 		s.clearTaskSet(w, l)
 	case iscsi.LogicalUnitReset:
@@ -119,22 +120,20 @@ func (s *session) taskMgmt(m iscsi.TaskMgmt, p *iscsi.PDU) {
 // clearTaskSet ends the tasks of every session; those of others hear why theirs got no answer (SAM-5 section 5.6, with TAS 0).
 func (s *session) clearTaskSet(w *settle, l *lun) {
 	for _, ss := range s.tgt.list() {
+		ss.awaitVisits(w, l)
 		if ss.abort(w, func(t *task) bool { return t.lun == l }) > 0 && ss != s {
 			ss.addUA(l.number, iscsi.ASCCommandsCleared)
 		}
 	}
 }
 
-func (t *tgt) abortAll(w *settle, match func(*task) bool) {
-	for _, ss := range t.list() {
-		ss.abort(w, match)
-	}
-}
-
 // reset is a LOGICAL UNIT RESET: all tasks of all sessions end, SPC-2 reservations and mode parameters too, and every
 // session hears of it, the one that asked included (SAM-5 section 6.3.3).
 func (t *tgt) reset(w *settle, l *lun, asc uint16) {
-	t.abortAll(w, func(t *task) bool { return t.lun == l })
+	for _, ss := range t.list() {
+		ss.abort(w, func(t *task) bool { return t.lun == l })
+		ss.awaitVisits(w, l)
+	}
 	l.reset()
 	for _, ss := range t.list() {
 		ss.addUA(l.number, asc)
