@@ -31,6 +31,11 @@ type Checkpoint struct {
 	Bytes int64        `json:"bytes"`           // it takes on the target's disk
 	Open  bool         `json:"open"`            // somebody reads it
 	Disks []Disk       `json:"disks,omitempty"` // where it is served, when it is
+	// Of one that is served: what was written to it, the most that may be (0: no limit of its own), and why a write that needs
+	// room is refused now (empty: it is not).
+	WrittenBytes int64  `json:"written_bytes,omitempty"`
+	LimitBytes   int64  `json:"limit_bytes,omitempty"`
+	Refuses      string `json:"refuses,omitempty"`
 }
 
 // CheckpointList is every checkpoint of one site's copy, oldest first. A primary has none.
@@ -58,11 +63,13 @@ type CheckpointRequest struct {
 
 // CheckpointOpenRequest serves a checkpoint's volumes over iSCSI, under names and identities of their own. They may be
 // written to; what is written is gone when the checkpoint is closed, the site's replicator ends, or the site becomes primary
-// for the group. Replication goes on, and the copy is not touched. A repeat answers the same. Errors: not_found.
+// for the group. Replication goes on, and the copy is not touched: a write that needs room which the limit or the reserve of the site does not
+// leave is refused. A repeat answers the same, and changes the limit where it gives one. Errors: not_found, invalid.
 type CheckpointOpenRequest struct {
 	Group      domain.GroupID    `json:"group"`
 	Checkpoint domain.LSN        `json:"checkpoint"`
-	Volumes    []domain.VolumeID `json:"volumes,omitempty"` // empty: all
+	Volumes    []domain.VolumeID `json:"volumes,omitempty"`     // empty: all
+	LimitBytes int64             `json:"limit_bytes,omitempty"` // that may be written to all of them together; 0: no limit of its own
 }
 
 // CheckpointOpened says where a checkpoint's volumes are served.
@@ -70,6 +77,7 @@ type CheckpointOpened struct {
 	Group      domain.GroupID `json:"group"`
 	Checkpoint domain.LSN     `json:"checkpoint"`
 	Disks      []Disk         `json:"disks"`
+	LimitBytes int64          `json:"limit_bytes,omitempty"` // in force; 0: none of its own
 }
 
 // CheckpointReadRequest reads a piece of a volume as it was, 1 MiB at most. The checkpoint is kept for a minute after each.

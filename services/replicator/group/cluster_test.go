@@ -239,7 +239,11 @@ type cluster struct {
 var fastTiming = Timing{Pull: 30 * time.Millisecond, TargetTimeout: time.Second, LinkTimeout: 200 * time.Millisecond,
 	Head: 20 * time.Millisecond, Retry: 20 * time.Millisecond, Checkpoint: 100 * time.Millisecond, Hold: 100 * time.Millisecond}
 
-const volumeBytes = 8 << 20
+const (
+	volumeBytes = 8 << 20
+	// reserveBytes is what a site keeps free of what is written to open checkpoints.
+	reserveBytes = 1 << 20
+)
 
 // newCluster starts sites a, b, ... whose group has two volumes; modes are those of b, c, ...
 func newCluster(t *testing.T, modes ...domain.Mode) *cluster {
@@ -321,7 +325,7 @@ func (c *cluster) open(site domain.SiteID) error {
 	if n.facts == nil {
 		n.facts = &facts{}
 	}
-	cfg := Config{Site: site, Dir: n.dir, JournalBytes: 16 << 20, PipeBytes: c.pipe, Timing: c.pace, Mesh: n.mesh, Portal: n.portal, Events: n.facts, ScrubEvery: c.scrub, ScrubHeal: c.heal, ResyncPace: transport.NewBound(c.rate), Links: c.links,
+	cfg := Config{Site: site, Dir: n.dir, JournalBytes: 16 << 20, PipeBytes: c.pipe, Timing: c.pace, Mesh: n.mesh, Portal: n.portal, Events: n.facts, ScrubEvery: c.scrub, ScrubHeal: c.heal, CheckpointReserve: reserveBytes, ResyncPace: transport.NewBound(c.rate), Links: c.links,
 		Tracer: noop.NewTracerProvider().Tracer(""), Logger: slog.New(logTo{c.t, site}),
 		Now: func() clock.Time { return clock.Now() + clock.Time(n.skew.Load()) },
 		Healing: func(_ context.Context, target domain.SiteID) {

@@ -85,6 +85,8 @@ type Config struct {
 	Quiesce    Quiescer
 	ScrubEvery time.Duration // how often a primary compares each target's copy by itself; 0: never
 	ScrubHeal  bool          // and heals what differs
+	// CheckpointReserve is how many bytes of the disk are kept free of what is written to open checkpoints; 0: by the disk's size.
+	CheckpointReserve int64
 	// Healing is told once for each comparison that heals by the schedule, before the first write; nil is not told.
 	Healing func(ctx context.Context, target domain.SiteID)
 	// ResyncPace and ScrubPace bound what resyncs send and verifications read; nil: nothing does. Groups may share one.

@@ -42,6 +42,7 @@ type Group struct {
 	receiver    *receiver
 	stage       *stage
 	staging     bool              // a committed stage is being applied
+	installs    int64             // bytes on the disk that takes, at most
 	fencing     trace.SpanContext // of when a session here last stopped by itself
 	raised      domain.Epoch
 	failure     error

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -355,11 +356,13 @@ func (g *Group) Checkpoints() api.CheckpointList {
 	out := api.CheckpointList{Site: g.cfg.Site, Group: g.id, Checkpoints: []api.Checkpoint{}, Bytes: g.store.hist.Bytes()}
 	held := g.store.hist.List()
 	g.mu.Lock()
-	defer g.mu.Unlock()
+	overlays := maps.Clone(g.overlays)
+	g.mu.Unlock() // a bound looks at the group
 	for _, h := range held {
 		p := api.Checkpoint{LSN: h.LSN, Epoch: h.Epoch, Time: h.Time, Kind: h.Kind, Label: h.Label, Bytes: h.Bytes, Open: h.Open}
-		if o := g.overlays[h.LSN]; o != nil {
+		if o := overlays[h.LSN]; o != nil {
 			p.Disks = o.disks
+			p.WrittenBytes, p.LimitBytes, p.Refuses = o.bound.state()
 		}
 		out.Checkpoints = append(out.Checkpoints, p)
 	}

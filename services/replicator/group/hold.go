@@ -84,7 +84,7 @@ func (g *Group) roomy(ctx context.Context, do func() error) error {
 			g.letOn(api.HeldByDisk)
 			return err
 		}
-		g.heldBy(api.HeldByDisk, err.Error())
+		g.heldBy(api.HeldByDisk, err.Error()+g.openHold())
 		if !sleep(ctx, roomEvery) {
 			return ctx.Err()
 		}

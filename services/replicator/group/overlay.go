@@ -22,6 +22,7 @@ import (
 // written goes to files that end with it, as the overlay ends with the process.
 type overlay struct {
 	view  *history.View
+	bound *bound
 	dir   string
 	disks []api.Disk
 	iqns  []string
@@ -74,7 +75,10 @@ func (g *Group) OpenCheckpoint(ctx context.Context, req api.CheckpointOpenReques
 		return reply, err
 	}
 	defer end()
-	reply = api.CheckpointOpened{Group: g.id, Checkpoint: req.Checkpoint}
+	if req.LimitBytes < 0 {
+		return reply, fmt.Errorf("open checkpoint %d of group %s with a limit of %d bytes: %w", req.Checkpoint, g.id, req.LimitBytes, domain.ErrInvalid)
+	}
+	reply = api.CheckpointOpened{Group: g.id, Checkpoint: req.Checkpoint, LimitBytes: req.LimitBytes}
 	g.mu.Lock()
 	have := g.overlays[req.Checkpoint]
 	g.mu.Unlock()
@@ -82,14 +86,18 @@ func (g *Group) OpenCheckpoint(ctx context.Context, req api.CheckpointOpenReques
 		if err := have.view.Err(); err != nil {
 			return reply, fmt.Errorf("checkpoint %d of group %s is open, but gone: close it: %w", req.Checkpoint, g.id, err)
 		}
+		if req.LimitBytes > 0 {
+			have.bound.allow(req.LimitBytes)
+		}
 		reply.Disks = have.disks
+		_, reply.LimitBytes, _ = have.bound.state()
 		return reply, nil
 	}
 	which, err := g.volumesNamed(req.Volumes, req.Checkpoint)
 	if err != nil {
 		return reply, err
 	}
-	o, err := g.openOverlay(req.Checkpoint, which)
+	o, err := g.openOverlay(req.Checkpoint, which, req.LimitBytes)
 	if err != nil {
 		return reply, fmt.Errorf("open checkpoint %d of group %s: %w", req.Checkpoint, g.id, err)
 	}
@@ -118,12 +126,12 @@ func (g *Group) volumesNamed(ids []domain.VolumeID, lsn domain.LSN) ([]int, erro
 	return out, nil
 }
 
-func (g *Group) openOverlay(lsn domain.LSN, which []int) (o *overlay, err error) {
+func (g *Group) openOverlay(lsn domain.LSN, which []int, limit int64) (o *overlay, err error) {
 	v, err := g.view(lsn)
 	if err != nil {
 		return nil, err
 	}
-	o = &overlay{view: v, dir: filepath.Join(g.store.overlaysDir(), "c"+strconv.FormatUint(uint64(lsn), 10))}
+	o = &overlay{view: v, bound: g.newBound(g.log.With("checkpoint", uint64(lsn)), limit), dir: filepath.Join(g.store.overlaysDir(), "c"+strconv.FormatUint(uint64(lsn), 10))}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, o.close(g.cfg.Portal))
@@ -164,7 +172,7 @@ func (o *overlay) unit(i int, v api.VolumeSlot, id filevolume.Identity) (_ *file
 	if err != nil {
 		return nil, errors.Join(err, data.Close())
 	}
-	top, err := layer.Delta(data, blocks, nil, v.SizeBytes, v.SizeBytes)
+	top, err := layer.Delta(newBoundFile(data, v.SizeBytes, o.bound), blocks, nil, v.SizeBytes, v.SizeBytes)
 	if err != nil {
 		return nil, errors.Join(err, data.Close(), blocks.Close())
 	}

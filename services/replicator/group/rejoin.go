@@ -362,25 +362,26 @@ func (g *Group) install(st *stage, req api.ResyncCommit) {
 		g.log.Error("resync not taken over", "error", err) // the primary will rejoin and send again
 		return
 	}
+	takes := g.owed()
 	g.dropStage()
-	g.setStaging(true)
+	g.setStaging(true, takes)
 	if err := g.roomy(g.ctx, func() error { return g.store.applyStage(req, g.cfg.failpoint) }); err != nil {
 		if g.ctx.Err() == nil {
 			g.fail(err)
 		}
 		return
 	}
-	g.setStaging(false)
+	g.setStaging(false, 0)
 	g.mu.Lock()
 	g.commit = req.LSN
 	g.relation = relation{epoch: req.Epoch, common: req.LSN}
 	g.mu.Unlock()
 }
 
-func (g *Group) setStaging(on bool) {
+func (g *Group) setStaging(on bool, takes int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.staging = on
+	g.staging, g.installs = on, takes
 }
 
 // ResyncGroup tells which group a piece of resync data is for.

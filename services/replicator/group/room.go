@@ -121,16 +121,16 @@ func (g *Group) roomFor(req api.ResyncBegin) (api.ResyncBegun, error) {
 		if err != nil {
 			return begun, fmt.Errorf("resync group %s: %w", g.id, err)
 		}
-		st.wants = wants
+		st.wants.Store(wants)
 	}
-	wants := max(st.wants, st.takes(int64(req.Need), 0))
+	wants := max(st.wants.Load(), st.takes(int64(req.Need), 0))
 	free, known := g.cfg.free(g.cfg.Dir)
 	if !known || free >= uint64(wants) {
 		g.noMoreShort()
 		return begun, nil
 	}
 	begun.Lacks = fmt.Sprintf("the copy of group %s needs %s on the disk of %s, %s are free: free %s there, or give it a larger disk; it goes on by itself",
-		g.id, sizeText(wants), g.cfg.Dir, sizeText(int64(free)), sizeText(wants-int64(free)))
+		g.id, sizeText(wants), g.cfg.Dir, sizeText(int64(free)), sizeText(wants-int64(free))) + g.openHold()
 	g.short(begun.Lacks)
 	return begun, nil
 }

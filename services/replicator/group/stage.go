@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -46,7 +47,7 @@ type stage struct {
 
 	direct []*volume    // of a copy without any change: its volumes; nil: everything is staged
 	mark   func() error // marks the copy; once, before the first write
-	wants  int64        // the room that the primary was told it takes; 0: nobody asked
+	wants  atomic.Int64 // the room that the primary was told it takes; 0: nobody asked
 }
 
 // Kinds of record.
