@@ -135,13 +135,19 @@ func (l Link) Transport() domain.Transport {
 	return domain.Transport{RateLimit: l.RateLimit, Schedule: l.Schedule}
 }
 
-// Copies says how this site, where it is primary, brings its targets' copies up and keeps an eye on them.
+// Copies says how this site, where it is primary, brings its targets' copies up and keeps an eye on them, and what it keeps for its own.
 type Copies struct {
 	ResyncRate Size     `yaml:"resync_rate"` // bytes a second that resyncs send, all groups together; 0: as fast as it goes
 	ScrubEvery Duration `yaml:"scrub_every"` // how often each target's copy is compared with the primary's; 0: never by itself
 	ScrubHeal  bool     `yaml:"scrub_heal"`  // what differs is written again from the primary, as holdfast verify --heal does
 	ScrubRate  Size     `yaml:"scrub_rate"`  // bytes a second that are read for it at each side, all groups together; 0: as fast as it goes
+	// CheckpointReserve is how many bytes of the disk of data_dir are kept free of what is written to open checkpoints here, as
+	// replication needs them; 0: 5 % of the file system, 1 GiB at least, a quarter of it at most.
+	CheckpointReserve Size `yaml:"checkpoint_reserve"`
 }
+
+// minReserve is one look's worth of what is written to an open checkpoint before the disk's room is looked at again.
+const minReserve = 16 << 20
 
 // Host is a VM host of this site.
 type Host struct {

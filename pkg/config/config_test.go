@@ -125,6 +125,7 @@ func TestEachKindOfMistakeIsToldWithLineFieldAndMend(t *testing.T) {
 		{"site named as a voter", "{id: b, index: 2,", "{id: share, index: 2,", "sites[1].id", "another name"},
 		{"zone missing", "  zone: dr.example.org\n", "", "dns.zone", "name the zone"},
 		{"small journal", "size: 256MiB", "size: 4MiB", "journal.size", "at least 16MiB"},
+		{"a small reserve", "checkpoint_reserve: 0B", "checkpoint_reserve: 1MiB", "copies.checkpoint_reserve", "at least 16MiB"},
 		{"a scrub too often", "scrub_every: 168h", "scrub_every: 5s", "copies.scrub_every", "at least 1m"},
 		{"no data dir", "data_dir: ./state-a", "data_dir:", "data_dir", "name the folder"},
 		{"trace pages", "timing: default", "tracing: {ui: \"jaeger:16686\"}", "tracing.ui", "write http://host:16686"},

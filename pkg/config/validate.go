@@ -95,12 +95,7 @@ func (c Config) Validate() []Problem {
 		if c.Journal.Size < 16<<20 {
 			v.bad("journal.size", c.Journal.Size.String()+" is too small", "give a journal at least 16MiB")
 		}
-		switch every := time.Duration(c.Copies.ScrubEvery); {
-		case every != 0 && every < time.Minute:
-			v.bad("copies.scrub_every", every.String()+" is too often", "give it at least 1m, or 0s for never")
-		case every == 0 && c.Copies.ScrubHeal:
-			v.bad("copies.scrub_heal", "nothing is compared by itself that could be healed", "give copies.scrub_every, or leave it out")
-		}
+		c.Copies.validate(v)
 		c.validateHosts(v)
 		c.validateDNS(v)
 	}
@@ -114,6 +109,18 @@ func (c Config) Validate() []Problem {
 	c.validateRelations(v)
 	c.validateSupport(v)
 	return v.problems
+}
+
+func (c Copies) validate(v *validator) {
+	switch every := time.Duration(c.ScrubEvery); {
+	case every != 0 && every < time.Minute:
+		v.bad("copies.scrub_every", every.String()+" is too often", "give it at least 1m, or 0s for never")
+	case every == 0 && c.ScrubHeal:
+		v.bad("copies.scrub_heal", "nothing is compared by itself that could be healed", "give copies.scrub_every, or leave it out")
+	}
+	if c.CheckpointReserve != 0 && c.CheckpointReserve < minReserve {
+		v.bad("copies.checkpoint_reserve", c.CheckpointReserve.String()+" is too small", "give it at least 16MiB, or 0B to keep 5 % of the disk free")
+	}
 }
 
 func (c Config) validateSites(v *validator) map[domain.SiteID]bool {

@@ -56,6 +56,8 @@ type Config struct {
 	ScrubEvery   time.Duration // how often each target's copy is compared; 0: never
 	ScrubHeal    bool          // and healed where it differs
 	ScrubRate    int64         // bytes a second read for that; 0: no bound
+	// CheckpointReserve is how many bytes of the disk are kept free of what is written to open checkpoints; 0: by the disk's size.
+	CheckpointReserve int64
 	// Links bound what is sent to other sites, of all groups together, which share it by tier; compression is not looked at.
 	Links map[domain.SiteID]domain.Transport
 	// LineListen is the host:port for lines, past NATS, on which primaries of other sites send changes here; port 0 takes a free one;
@@ -319,8 +321,9 @@ func (s *service) openCopy(ctx context.Context, def domain.Group) (*group.Group,
 		Site: s.cfg.Site, Dir: filepath.Join(s.cfg.DataDir, string(def.ID)), JournalBytes: s.cfg.JournalBytes, PipeBytes: s.cfg.PipeBytes,
 		Timing: s.cfg.Timing, Mesh: s.deps.Mesh, Portal: s.portal, Events: s.events, Tracer: s.tracer, Logger: s.log,
 		Quiesce: quiesce.Hosts{Conn: s.deps.Mesh.Local(), Site: s.cfg.Site}, ScrubEvery: s.cfg.ScrubEvery, ScrubHeal: s.cfg.ScrubHeal, ResyncPace: s.resyncPace, ScrubPace: s.scrubPace, Links: s.links, Memory: &s.memory, Lines: s.lines, Credentials: s.deps.Credentials,
-		Healing: func(ctx context.Context, t domain.SiteID) { s.scrubHeals(ctx, def.ID, t) },
-		Meter:   func(v domain.VolumeID) target.Meter { return s.meters.volume(def.ID, v) },
+		CheckpointReserve: s.cfg.CheckpointReserve,
+		Healing:           func(ctx context.Context, t domain.SiteID) { s.scrubHeals(ctx, def.ID, t) },
+		Meter:             func(v domain.VolumeID) target.Meter { return s.meters.volume(def.ID, v) },
 	}, def)
 }
 

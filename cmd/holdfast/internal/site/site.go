@@ -382,7 +382,7 @@ func replicatorService(cfg config.Config) service {
 	rc := replicator.Config{Site: cfg.Site, DataDir: filepath.Join(cfg.DataDir, "replicator"), ISCSIListen: cfg.ISCSI.Listen, ISCSIPortal: cfg.ISCSI.Portal,
 		LineListen: cfg.Replication.Listen, LineAddress: cfg.Replication.Address,
 		CHAP: chap.Settings(cfg.ISCSI.CHAP), JournalBytes: int64(cfg.Journal.Size),
-		ResyncRate: int64(cfg.Copies.ResyncRate), ScrubEvery: time.Duration(cfg.Copies.ScrubEvery), ScrubHeal: cfg.Copies.ScrubHeal, ScrubRate: int64(cfg.Copies.ScrubRate), Links: map[domain.SiteID]domain.Transport{}}
+		ResyncRate: int64(cfg.Copies.ResyncRate), ScrubEvery: time.Duration(cfg.Copies.ScrubEvery), ScrubHeal: cfg.Copies.ScrubHeal, ScrubRate: int64(cfg.Copies.ScrubRate), CheckpointReserve: int64(cfg.Copies.CheckpointReserve), Links: map[domain.SiteID]domain.Transport{}}
 	for _, l := range cfg.Links {
 		rc.Links[l.To] = l.Transport()
 	}
