@@ -87,6 +87,7 @@ func checkpointCreate(cmd *cobra.Command, r *remote, site string, req api.Checkp
 
 func checkpointOpenCommand(r *remote, site *string) *cobra.Command {
 	var volumes []string
+	var limit string
 	c := &cobra.Command{Use: "open GROUP CHECKPOINT", Short: "Serve a checkpoint's volumes over iSCSI, writable, while replication goes on", Args: exactly(2, "GROUP CHECKPOINT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			at, err := checkpointNamed(args)
@@ -94,6 +95,13 @@ func checkpointOpenCommand(r *remote, site *string) *cobra.Command {
 				return err
 			}
 			req := api.CheckpointOpenRequest{Group: at.Group, Checkpoint: at.Checkpoint}
+			if limit != "" {
+				size, err := config.ParseSize(limit)
+				if err != nil || size == 0 {
+					return fmt.Errorf("--limit %q: %w: write a whole number with its unit, as 20GiB", limit, domain.ErrInvalid)
+				}
+				req.LimitBytes = int64(size)
+			}
 			for _, v := range volumes {
 				req.Volumes = append(req.Volumes, domain.VolumeID(v))
 			}
@@ -110,6 +118,7 @@ func checkpointOpenCommand(r *remote, site *string) *cobra.Command {
 			return nil
 		}}
 	c.Flags().StringSliceVar(&volumes, "volumes", nil, "only these volumes")
+	c.Flags().StringVar(&limit, "limit", "", "how much may be written to all of them together, as 20GiB; on one that is open it changes that. Without it only copies.checkpoint_reserve counts")
 	return c
 }
 
@@ -196,12 +205,26 @@ func checkpointList(cmd *cobra.Command, r *remote, site string, g domain.GroupID
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "CHECKPOINT\tTIME\tAGE\tKIND\tSIZE\tOPEN\tLABEL")
 	for _, p := range list.Checkpoints {
-		open := ""
-		if p.Open {
-			open = "open"
-		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", p.LSN, p.Time.Format(time.RFC3339), time.Since(p.Time).Round(time.Second), p.Kind, config.Size(p.Bytes), open, p.Label)
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", p.LSN, p.Time.Format(time.RFC3339), time.Since(p.Time).Round(time.Second), p.Kind, config.Size(p.Bytes), openText(p), p.Label)
 	}
 	fmt.Fprintf(w, "%d checkpoints of group %s at site %s, %s\n", len(list.Checkpoints), g, list.Site, config.Size(list.Bytes))
 	return w.Flush()
+}
+
+// openText tells of a checkpoint that is open what was written to it.
+func openText(p api.Checkpoint) string {
+	switch {
+	case !p.Open:
+		return ""
+	case len(p.Disks) == 0: // it is read only
+		return "open"
+	}
+	text := "open, " + config.Size(p.WrittenBytes).String()
+	if p.LimitBytes > 0 {
+		text += " of " + config.Size(p.LimitBytes).String()
+	}
+	if p.Refuses != "" {
+		text += ", full"
+	}
+	return text
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -72,6 +73,7 @@ func TestACheckpointIsMadeListedExportedOpenedAndClosedByCommand(t *testing.T) {
 	if _, err := then.ReadAt(got, 8192); err != nil || !bytes.Equal(got, numberedBlock(2)) {
 		t.Fatalf("what is served is not what was: %v", err)
 	}
+	checkLimit(t, run, lsn, then)
 	if o := run(nil, "close", "erp", lsn, "--site", "b"); o.code != 0 {
 		t.Fatalf("exit %d, %v", o.code, o.err)
 	}
@@ -82,4 +84,30 @@ func TestACheckpointIsMadeListedExportedOpenedAndClosedByCommand(t *testing.T) {
 		t.Fatalf("one that is not there: exit %d, %v", o.code, o.err)
 	}
 	r.follows("a") // and replication went on
+}
+
+// checkLimit gives an open checkpoint room for one block, and checks that it takes no more and says so.
+func checkLimit(t *testing.T, run func(out any, args ...string) outcome, lsn string, disk *initiator.Session) {
+	t.Helper()
+	for _, bad := range []string{"20", "0B"} {
+		if o := run(nil, "open", "erp", lsn, "--site", "b", "--limit", bad); o.code == 0 || !strings.Contains(o.err.Error(), "20GiB") {
+			t.Fatalf("--limit %s: exit %d, %v", bad, o.code, o.err)
+		}
+	}
+	var opened api.CheckpointOpened
+	if o := run(&opened, "open", "erp", lsn, "--site", "b", "--limit", "4KiB"); o.code != 0 || opened.LimitBytes != 4096 {
+		t.Fatalf("exit %d, %v: %+v", o.code, o.err, opened)
+	}
+	if err := disk.Write(t.Context(), numberedBlock(4), 0, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := disk.Write(t.Context(), numberedBlock(5), 4096, false); err == nil {
+		t.Fatal("more was taken than the limit")
+	}
+	var list api.CheckpointList
+	o := run(&list, "list", "erp", "--site", "b")
+	if i := slices.IndexFunc(list.Checkpoints, func(p api.Checkpoint) bool { return len(p.Disks) > 0 }); i < 0 || list.Checkpoints[i].WrittenBytes != 4096 || list.Checkpoints[i].Refuses == "" ||
+		!strings.Contains(openText(list.Checkpoints[i]), "open, 4KiB of 4KiB, full") {
+		t.Fatalf("it is not said: %s", o.stdout)
+	}
 }
