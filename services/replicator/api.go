@@ -121,6 +121,14 @@ func (s *service) all(id domain.GroupID) []*group.Group {
 	return out
 }
 
+// owed is how many bytes resyncs to here will take yet.
+func (s *service) owed() (n int64) {
+	for _, g := range s.all("") {
+		n += g.Owed()
+	}
+	return n
+}
+
 // status tells every group asked for, those that could not be opened too.
 func (s *service) status(_ context.Context, r api.GroupRequest) (api.ReplicatorStatus, error) {
 	out := api.ReplicatorStatus{Site: s.cfg.Site, Groups: s.groupStatus(r.Group)}

@@ -321,9 +321,9 @@ func (s *service) openCopy(ctx context.Context, def domain.Group) (*group.Group,
 		Site: s.cfg.Site, Dir: filepath.Join(s.cfg.DataDir, string(def.ID)), JournalBytes: s.cfg.JournalBytes, PipeBytes: s.cfg.PipeBytes,
 		Timing: s.cfg.Timing, Mesh: s.deps.Mesh, Portal: s.portal, Events: s.events, Tracer: s.tracer, Logger: s.log,
 		Quiesce: quiesce.Hosts{Conn: s.deps.Mesh.Local(), Site: s.cfg.Site}, ScrubEvery: s.cfg.ScrubEvery, ScrubHeal: s.cfg.ScrubHeal, ResyncPace: s.resyncPace, ScrubPace: s.scrubPace, Links: s.links, Memory: &s.memory, Lines: s.lines, Credentials: s.deps.Credentials,
-		CheckpointReserve: s.cfg.CheckpointReserve,
-		Healing:           func(ctx context.Context, t domain.SiteID) { s.scrubHeals(ctx, def.ID, t) },
-		Meter:             func(v domain.VolumeID) target.Meter { return s.meters.volume(def.ID, v) },
+		CheckpointReserve: s.cfg.CheckpointReserve, Owed: s.owed,
+		Healing: func(ctx context.Context, t domain.SiteID) { s.scrubHeals(ctx, def.ID, t) },
+		Meter:   func(v domain.VolumeID) target.Meter { return s.meters.volume(def.ID, v) },
 	}, def)
 }
 

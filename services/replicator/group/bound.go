@@ -3,7 +3,6 @@ package group
 import (
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
 
@@ -196,31 +195,31 @@ func (g *Group) newBound(log *slog.Logger, limit int64) *bound {
 			keep = defaultReserve(total)
 		}
 	}
+	resyncs := g.cfg.Owed
+	if resyncs == nil {
+		resyncs = g.Owed
+	}
 	look := func() (int64, string) {
 		free, known := g.cfg.free(g.cfg.Dir)
 		if !known {
 			return boundLook, "" // as for a resync: where nothing is told of the room, nothing waits for it
 		}
-		owed := g.owed()
+		owed := resyncs()
 		why := fmt.Sprintf("%s are free on the disk of %s, and %s are kept for replication", sizeText(int64(free)), g.cfg.Dir, sizeText(keep+owed))
 		return int64(free) - keep - owed, why
 	}
 	return &bound{look: look, log: log, calm: g.cfg.Timing.Progress, limit: limit}
 }
 
-// owed is how much room a resync under way will take yet, by what its primary was told.
-func (g *Group) owed() int64 {
+// Owed is how many bytes of room a resync under way will take yet, by what its primary was told.
+func (g *Group) Owed() int64 {
 	g.mu.Lock()
 	st, installs := g.stage, g.installs
 	g.mu.Unlock()
 	if st == nil {
 		return installs
 	}
-	info, err := os.Stat(g.store.stagePath())
-	if err != nil {
-		return st.wants.Load()
-	}
-	return max(0, st.wants.Load()-max(0, info.Size()-st.resumed.bytes))
+	return max(0, st.wants.Load()-st.took.Load())
 }
 
 // openHold says, for whoever lacks room, what open checkpoints hold of it; empty when nothing.

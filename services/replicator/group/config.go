@@ -87,6 +87,8 @@ type Config struct {
 	ScrubHeal  bool          // and heals what differs
 	// CheckpointReserve is how many bytes of the disk are kept free of what is written to open checkpoints; 0: by the disk's size.
 	CheckpointReserve int64
+	// Owed is what the resyncs of all groups on that disk will take of it yet, in bytes; nil: only this group's are looked at.
+	Owed func() int64
 	// Healing is told once for each comparison that heals by the schedule, before the first write; nil is not told.
 	Healing func(ctx context.Context, target domain.SiteID)
 	// ResyncPace and ScrubPace bound what resyncs send and verifications read; nil: nothing does. Groups may share one.

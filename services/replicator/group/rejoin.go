@@ -362,7 +362,7 @@ func (g *Group) install(st *stage, req api.ResyncCommit) {
 		g.log.Error("resync not taken over", "error", err) // the primary will rejoin and send again
 		return
 	}
-	takes := g.owed()
+	takes := g.Owed()
 	g.dropStage()
 	g.setStaging(true, takes)
 	if err := g.roomy(g.ctx, func() error { return g.store.applyStage(req, g.cfg.failpoint) }); err != nil {

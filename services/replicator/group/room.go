@@ -124,6 +124,7 @@ func (g *Group) roomFor(req api.ResyncBegin) (api.ResyncBegun, error) {
 		st.wants.Store(wants)
 	}
 	wants := max(st.wants.Load(), st.takes(int64(req.Need), 0))
+	st.wants.Store(wants)
 	free, known := g.cfg.free(g.cfg.Dir)
 	if !known || free >= uint64(wants) {
 		g.noMoreShort()

@@ -48,6 +48,7 @@ type stage struct {
 	direct []*volume    // of a copy without any change: its volumes; nil: everything is staged
 	mark   func() error // marks the copy; once, before the first write
 	wants  atomic.Int64 // the room that the primary was told it takes; 0: nobody asked
+	took   atomic.Int64 // what came since of it, in bytes
 }
 
 // Kinds of record.
@@ -223,6 +224,9 @@ func (st *stage) add(raw []byte, r record) error {
 	defer st.mu.Unlock()
 	if st.f == nil {
 		return fmt.Errorf("resync: the stage is closed: %w", domain.ErrConflict)
+	}
+	if r.kind == recordData {
+		st.took.Add(r.length)
 	}
 	if r.kind != recordFrame && int(r.volume) < len(st.direct) {
 		if err := st.mark(); err != nil {
