@@ -106,6 +106,9 @@ func checkpointOpenCommand(r *remote, site *string) *cobra.Command {
 				req.Volumes = append(req.Volumes, domain.VolumeID(v))
 			}
 			opened, err := askReplicator[api.CheckpointOpened](cmd, r, *site, api.VerbCheckpointOpen, req)
+			if err == nil {
+				err = limited(req, opened)
+			}
 			if err != nil {
 				return err
 			}
@@ -120,6 +123,14 @@ func checkpointOpenCommand(r *remote, site *string) *cobra.Command {
 	c.Flags().StringSliceVar(&volumes, "volumes", nil, "only these volumes")
 	c.Flags().StringVar(&limit, "limit", "", "how much may be written to all of them together, as 20GiB; on one that is open it changes that. Without it only copies.checkpoint_reserve counts")
 	return c
+}
+
+// limited is an error where a replicator of before limits was asked for one: it opened the checkpoint without.
+func limited(req api.CheckpointOpenRequest, opened api.CheckpointOpened) error {
+	if opened.LimitBytes >= req.LimitBytes {
+		return nil
+	}
+	return fmt.Errorf("checkpoint %d of group %s is open, but without a limit: the replicator there knows none; update it, or close the checkpoint: %w", req.Checkpoint, req.Group, domain.ErrRefused)
 }
 
 // checkpointNamed reads GROUP CHECKPOINT.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -109,5 +110,18 @@ func checkLimit(t *testing.T, run func(out any, args ...string) outcome, lsn str
 	if i := slices.IndexFunc(list.Checkpoints, func(p api.Checkpoint) bool { return len(p.Disks) > 0 }); i < 0 || list.Checkpoints[i].WrittenBytes != 4096 || list.Checkpoints[i].Refuses == "" ||
 		!strings.Contains(openText(list.Checkpoints[i]), "open, 4KiB of 4KiB, full") {
 		t.Fatalf("it is not said: %s", o.stdout)
+	}
+}
+
+func TestALimitThatAnOlderReplicatorDoesNotKnowIsNotTakenForOne(t *testing.T) {
+	req := api.CheckpointOpenRequest{Group: "erp", Checkpoint: 5, LimitBytes: 4096}
+	if err := limited(req, api.CheckpointOpened{}); !errors.Is(err, domain.ErrRefused) {
+		t.Errorf("%v", err)
+	}
+	if err := limited(req, api.CheckpointOpened{LimitBytes: 4096}); err != nil {
+		t.Error(err)
+	}
+	if err := limited(api.CheckpointOpenRequest{}, api.CheckpointOpened{LimitBytes: 4096}); err != nil { // it was open with one
+		t.Error(err)
 	}
 }
