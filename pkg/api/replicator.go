@@ -215,6 +215,12 @@ func TargetStates() []string {
 	return []string{TargetConnecting, TargetResync, TargetStreaming, TargetLagging, TargetOverflow, TargetLost}
 }
 
+// Ways that frames travel to a target.
+const (
+	WayLine = "line" // past NATS
+	WayNATS = "nats"
+)
+
 // TargetStatus is one target as its primary sees it.
 type TargetStatus struct {
 	Site        domain.SiteID `json:"site"`
@@ -239,6 +245,10 @@ type TargetStatus struct {
 	InFlight uint64 `json:"in_flight_bytes,omitempty"`
 	Window   uint64 `json:"window_bytes,omitempty"`
 	Breaks   uint64 `json:"breaks"` // times that the stream to it broke off since this site became primary
+	// Way is how frames travel to it now: WayLine or WayNATS; empty while none do.
+	Way string `json:"way,omitempty"`
+	// NoLine is why they go through NATS though it offers a line, as of the last try.
+	NoLine string `json:"no_line,omitempty"`
 	// Loss is what the primary acknowledged and the target lacks: if the primary died now and this target went on.
 	Loss LossEstimate `json:"loss"`
 }
@@ -275,6 +285,8 @@ type Position struct {
 	Resend  bool           `json:"resend,omitempty"` // a gap was seen: send from LSN+1
 	// Arrived is the last change that came the direct way, durable or not yet.
 	Arrived domain.LSN `json:"arrived,omitempty"`
+	// Line says that a rejoin would be offered a line now. Told by a target, in some of its positions; false says nothing.
+	Line bool `json:"line,omitempty"`
 	// Ended says that the primary was demoted: it acknowledges nothing after LSN.
 	Ended bool `json:"ended,omitempty"`
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/event"
 	"github.com/holdfast-dr/holdfast/pkg/natsd"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
+	"github.com/holdfast-dr/holdfast/services/replicator/line"
 	"github.com/holdfast-dr/holdfast/services/replicator/target"
 	"github.com/holdfast-dr/holdfast/services/replicator/transport"
 )
@@ -192,6 +193,7 @@ type node struct {
 	free   atomic.Int64 // the room that its disk says it has; 0: what it has
 	portal *fakePortal
 	facts  *facts
+	lines  *line.Server // nil: it takes none
 
 	cancel context.CancelFunc
 	mesh   *bus.Mesh
@@ -218,6 +220,7 @@ func (n *node) restartNATS() {
 type cluster struct {
 	wire  *wire // what lines go through; nil: nothing
 	lines bool  // sites take changes by lines, from their next boot on
+	late  bool  // but offer none at first, as their port is taken
 	t     *testing.T
 	def   domain.Group
 	pace  Timing // of the sites booted from now on
@@ -344,6 +347,7 @@ func (c *cluster) open(site domain.SiteID) error {
 	}
 	if c.lines {
 		cfg.Lines = c.serveLines(ctx)
+		n.lines = cfg.Lines
 	}
 	g, err := Open(ctx, cfg, c.def)
 	if err != nil {

@@ -29,6 +29,9 @@ type Timing struct {
 	Checkpoint    time.Duration // between two checkpoints (5 s)
 	Hold          time.Duration // what keeps writing waiting is told when it goes on for so long (1 s)
 	Progress      time.Duration // between two reports of a resync or a comparison (10 s)
+	LineAgain     time.Duration // before a line that was not to be had is tried again; doubles from one time to the next (30 s)
+	LineUnreached time.Duration // this at most, while the target is not reached by it (5 min)
+	LineMute      time.Duration // this at most, while it is and nothing comes by the line; forgotten once a line carried for so long (30 min)
 }
 
 func (t Timing) withDefaults() Timing {
@@ -45,6 +48,9 @@ func (t Timing) withDefaults() Timing {
 	def(&t.Checkpoint, 5*time.Second)
 	def(&t.Hold, time.Second)
 	def(&t.Progress, 10*time.Second)
+	def(&t.LineAgain, 30*time.Second)
+	def(&t.LineUnreached, 5*time.Minute)
+	def(&t.LineMute, 30*time.Minute)
 	if t.Eps <= 0 {
 		t.Eps = 0.01
 	}

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -32,6 +33,9 @@ func (c *cluster) serveLines(ctx context.Context) *line.Server {
 	if c.wire != nil {
 		address = c.wire.to(address)
 	}
+	if c.late {
+		address = ""
+	}
 	s := line.NewServer(address, nil, slog.New(slog.DiscardHandler))
 	go func() {
 		if err := s.Serve(ctx, ln); err != nil {
@@ -45,9 +49,12 @@ func (c *cluster) serveLines(ctx context.Context) *line.Server {
 type wire struct {
 	ln          net.Listener
 	forth, back atomic.Bool // nothing passes that way
+	shut        atomic.Bool // whoever connects is cut off
+	hellos      atomic.Bool // nothing passes but what each end says first
 
 	mu    sync.Mutex
 	there string
+	tries []time.Time // when somebody connected
 	conns []net.Conn
 	stall chan struct{} // nothing is read until it is closed; nil: it is
 }
@@ -70,6 +77,14 @@ func (w *wire) stop(t *testing.T) {
 // wired is a cluster whose lines go through a wire.
 func wired(t *testing.T, mode domain.Mode) (*cluster, *wire) {
 	t.Helper()
+	c, w := wiring(t, mode)
+	c.serves()
+	return c, w
+}
+
+// wiring is a cluster that is to be wired.
+func wiring(t *testing.T, mode domain.Mode) (*cluster, *wire) {
+	t.Helper()
 	c := newCluster(t, mode)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -83,10 +98,15 @@ func wired(t *testing.T, mode domain.Mode) (*cluster, *wire) {
 	})
 	c.lines, c.wire = true, w
 	c.def.OnTargetLoss = domain.TargetLossSuspend
+	return c, w
+}
+
+// serves has a serve and b follow.
+func (c *cluster) serves() {
+	c.t.Helper()
 	c.boot("a", "b") // in this order: b's is the site at the end of the wire
 	c.promote("a", 257)
 	c.follows("a", "b")
-	return c, w
 }
 
 func (w *wire) to(address string) string {
@@ -103,6 +123,12 @@ func (w *wire) accept() {
 			return
 		}
 		w.mu.Lock()
+		w.tries = append(w.tries, time.Now())
+		if w.shut.Load() {
+			_ = near.Close()
+			w.mu.Unlock()
+			continue
+		}
 		far, err := net.Dial("tcp", w.there)
 		if err != nil {
 			_ = near.Close()
@@ -120,7 +146,7 @@ func (w *wire) carry(to, from net.Conn, stopped *atomic.Bool) {
 	defer to.Close()
 	defer from.Close()
 	b := make([]byte, 32<<10)
-	for {
+	for first := true; ; first = false {
 		if stall := w.stalls(); stall != nil {
 			<-stall
 		}
@@ -128,7 +154,7 @@ func (w *wire) carry(to, from net.Conn, stopped *atomic.Bool) {
 		if err != nil {
 			return
 		}
-		if !stopped.Load() {
+		if !stopped.Load() && (first || !w.hellos.Load()) {
 			if _, err := to.Write(b[:n]); err != nil {
 				return
 			}
@@ -146,6 +172,13 @@ func (w *wire) cut() {
 	w.conns = nil
 }
 
+// tried tells when somebody connected so far.
+func (w *wire) tried() []time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.tries)
+}
+
 // byLineNow reports whether what goes to b goes by a line.
 func (n *node) byLineNow() bool {
 	s := n.g.current()
@@ -154,6 +187,37 @@ func (n *node) byLineNow() bool {
 	}
 	out := s.senders.get("b").lineOut()
 	return out != nil && out.line != nil
+}
+
+// writes has writers write, each to blocks of its own, and count, until stop.
+func (n *node) writes(writers int64) (written *atomic.Int64, stop func()) {
+	n.t.Helper()
+	u := n.unit(0)
+	written = new(atomic.Int64)
+	var all sync.WaitGroup
+	ended := make(chan struct{})
+	for w := range writers {
+		all.Go(func() {
+			for i := int64(0); ; i++ {
+				select {
+				case <-ended:
+					return
+				default:
+				}
+				if err := <-submit(u, &target.Command{Op: target.OpWrite, Off: (w*64 + i%64) * 4096, Len: 4096, Data: block(uint64(i<<8 | w + 1))}); err != nil {
+					n.t.Errorf("writer %d, write %d: %v", w, i, err)
+					return
+				}
+				written.Add(1)
+			}
+		})
+	}
+	stop = sync.OnceFunc(func() {
+		close(ended)
+		all.Wait()
+	})
+	n.t.Cleanup(stop)
+	return written, stop
 }
 
 func TestFramesGoByTheLineInEveryMode(t *testing.T) {
@@ -176,35 +240,17 @@ func TestFramesGoByTheLineInEveryMode(t *testing.T) {
 func TestLinesThatAreCutAgainAndAgainLoseNothing(t *testing.T) {
 	for _, mode := range []domain.Mode{domain.ModeSync, domain.ModeAsync} {
 		t.Run(string(mode), func(t *testing.T) {
-			c, w := wired(t, mode)
+			c, w := wiring(t, mode)
+			c.pace.LineAgain = 10 * time.Millisecond // one that is cut at once counts as one that carries nothing
+			c.serves()
 			a := c.nodes["a"]
-			u := a.unit(0)
-			var writers sync.WaitGroup
-			var written atomic.Int64
-			stop := make(chan struct{})
-			for w := range int64(8) {
-				writers.Go(func() {
-					for i := range int64(1 << 30) {
-						select {
-						case <-stop:
-							return
-						default:
-						}
-						if err := <-submit(u, &target.Command{Op: target.OpWrite, Off: (w*64 + i%64) * 4096, Len: 4096, Data: block(uint64(i<<8 | w + 1))}); err != nil {
-							t.Errorf("writer %d, write %d: %v", w, i, err)
-							return
-						}
-						written.Add(1)
-					}
-				})
-			}
+			written, stop := a.writes(8)
 			for range 12 {
 				at := written.Load()
 				eventually(t, "more is written, by a line", func() bool { return written.Load() > at+50 && a.byLineNow() })
 				w.cut()
 			}
-			close(stop)
-			writers.Wait()
+			stop()
 			c.follows("a", "b")
 			c.same("a", "b")
 			if a.facts.has("target_lost") {

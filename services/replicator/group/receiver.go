@@ -272,8 +272,9 @@ func (r *receiver) letGo() error {
 }
 
 // tell publishes where the journal stands.
-func (r *receiver) tell(ctx context.Context, resend bool) {
-	p := r.position(resend)
+func (r *receiver) tell(ctx context.Context, resend bool) { r.publish(ctx, r.position(resend)) }
+
+func (r *receiver) publish(ctx context.Context, p api.Position) {
 	if err := r.g.cfg.Mesh.Local().PublishJSON(ctx, api.PositionSubject(r.g.id, r.g.cfg.Site), p); err != nil {
 		r.g.log.Debug("position not told", "error", err)
 	}
@@ -288,10 +289,12 @@ func (r *receiver) position(resend bool) api.Position {
 		Arrived: domain.LSN(r.arrived.Load())}
 }
 
-// tellLoop repeats the position, since a core message may be lost.
+// tellLoop repeats the position, since a core message may be lost, and says whether there is a line to here: its port may have become free.
 func (r *receiver) tellLoop(ctx context.Context) {
 	for sleep(ctx, 200*time.Millisecond) {
-		r.tell(ctx, false)
+		p := r.position(false)
+		p.Line = r.g.lineOffered() != nil
+		r.publish(ctx, p)
 	}
 }
 

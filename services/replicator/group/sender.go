@@ -24,6 +24,7 @@ type sender struct {
 	pace  transport.Pacer
 	link  *transport.Flow
 	wake  chan struct{} // a frame, a position, or a wish to try again
+	lined chan struct{} // the target says that there is a line to it
 
 	mu         sync.Mutex
 	how        domain.Mode // of the policy; none: it is being let go
@@ -37,7 +38,9 @@ type sender struct {
 	changes    bool                 // the target follows when volumes are added and removed
 	direct     bool                 // the target takes frames past the pipe
 	deaf       bool                 // what was sent past the pipe never arrived: not in this session again
-	noLine     time.Time            // when a line was last not to be had
+	lines      linePace             // when a line is tried again
+	lineTo     string               // the address that it is about
+	noLine     string               // why there is none though the target offers one; empty: there is, or it does not
 	out        *outgoing            // of the stream; nil: there is none
 	arrived    domain.LSN
 	came       time.Time // when arrived last grew
@@ -85,7 +88,8 @@ func (s *session) newSender(site domain.SiteID, mode domain.Mode) (*sender, erro
 	if err != nil {
 		return nil, err
 	}
-	return &sender{s: s, site: site, how: mode, conn: conn, track: tr, via: s.st.policy().TransportTo(s.g.cfg.Site, site), wake: make(chan struct{}, 1), link: s.g.cfg.Links[site].Flow(), state: api.TargetConnecting}, nil
+	return &sender{s: s, site: site, how: mode, conn: conn, track: tr, via: s.st.policy().TransportTo(s.g.cfg.Site, site), wake: make(chan struct{}, 1), lined: make(chan struct{}, 1),
+		lines: linePace{timing: s.g.cfg.Timing}, link: s.g.cfg.Links[site].Flow(), state: api.TargetConnecting}, nil
 }
 
 func (t *sender) run(ctx context.Context) {
@@ -208,6 +212,9 @@ func (t *sender) position(_ context.Context, m bus.Message) {
 	if err := json.Unmarshal(m.Data, &p); err != nil || p.Primary || p.Epoch != t.s.epoch || p.Site != t.site {
 		return
 	}
+	if p.Line {
+		poke(t.lined)
+	}
 	t.told(p)
 	poke(t.wake)
 }
@@ -270,11 +277,15 @@ func (t *sender) connectAndStream(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	out := &outgoing{w: w, cursor: from + 1}
+	out := &outgoing{w: w, cursor: from + 1, began: time.Now(), lineSeen: uint64(from)}
 	out.lineAt.Store(uint64(from)) // as a rejoin told it, the line has told nothing less
 	if out.line = t.openLine(ctx, reply.Line); out.line != nil {
 		defer out.line.Close()
 		defer context.AfterFunc(ctx, out.line.Close)() // also while a Send waits for the socket
+	} else {
+		var stop func()
+		out.anew, stop = t.awaitLine(ctx, reply.Line)
+		defer stop()
 	}
 	t.joined(from)
 	if t.goesDirect() {
@@ -282,7 +293,11 @@ func (t *sender) connectAndStream(ctx context.Context) error {
 	}
 	t.streams(out)
 	defer t.streams(nil)
-	return t.stream(ctx, out)
+	err = t.stream(ctx, out)
+	if ctx.Err() == nil {
+		t.lineEnded(out, from, err)
+	}
+	return err
 }
 
 // rejoinTimeout bounds one request; a target that takes longer answers a later one at once.
@@ -350,6 +365,12 @@ func (t *sender) status(head domain.LSN) api.TargetStatus {
 		st.Error = t.err.Error()
 	}
 	st.Resync, st.Breaks = t.resyncProgress(), t.breaks
+	if t.out != nil {
+		st.Way, st.NoLine = api.WayNATS, t.noLine
+		if t.out.line != nil {
+			st.Way = api.WayLine
+		}
+	}
 	return st
 }
 

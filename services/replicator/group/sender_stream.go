@@ -35,7 +35,12 @@ type outgoing struct {
 	direct   *bus.DirectWriter // nil: everything goes through the pipe
 	line     *line.Conn        // instead of both; nil: there is none
 	lineAt   atomic.Uint64     // the last LSN that the line told
+	lineSeen uint64            // of these, the last that the stream saw
+	seen     time.Time         // when
 	mute     time.Time         // since when it has told less than NATS; zero: it has not
+	began    time.Time         // the stream, and its line
+	sent     bool              // something was
+	anew     <-chan error      // why the stream begins again to open a line; nil: it has one
 	straight bool              // it goes past the pipe now
 	held     bool              // there may be more to send once the target has more of what is in flight
 	cursor   domain.LSN        // the first LSN that is neither sent nor ready
@@ -63,6 +68,7 @@ func (t *sender) stream(ctx context.Context, out *outgoing) error {
 	defer t.onTheirWay(0)
 	check := time.NewTicker(100 * time.Millisecond)
 	defer check.Stop()
+	var anew error
 	for {
 		acked, rewind := t.progress()
 		out.settle(acked)
@@ -72,6 +78,9 @@ func (t *sender) stream(ctx context.Context, out *outgoing) error {
 		}
 		if err := failed(out.inFlight); err != nil {
 			return err
+		}
+		if anew != nil && acked+1 >= t.s.st.j.State().TailLSN { // else the ring may lack what is on its way
+			return anew
 		}
 		if err := t.lineTells(out, acked); err != nil {
 			return err
@@ -99,6 +108,7 @@ func (t *sender) stream(ctx context.Context, out *outgoing) error {
 		case <-t.wake:
 		case <-turn:
 		case <-check.C:
+		case anew = <-out.anew:
 		case <-lost:
 			err = fmt.Errorf("target %s: %w: %w", t.site, errCut, domain.ErrUnavailable)
 		case <-ctx.Done():
@@ -234,6 +244,7 @@ func (o *outgoing) went(f flight, last domain.LSN, bytes int) {
 	f.last, f.bytes, f.sent = last, bytes, time.Now()
 	o.inFlight = append(o.inFlight, f)
 	o.bytes += bytes
+	o.sent = true
 }
 
 // turn lets frames that writes wait for go past the pipe, and others through it, where there is no line for all. false: what is on its way the one way has to
