@@ -165,7 +165,7 @@ func (v *groupView) print(cmd *cobra.Command) error {
 		}
 		fmt.Fprintf(w, "copy at %s\t%s, epoch %s, head LSN %d, promotable %v\n", s, c.Role, c.Epoch, c.HeadLSN, c.Consistent)
 		for _, t := range c.Targets {
-			fmt.Fprintf(w, "\tto %s: %s\n", t.Site, targetText(t))
+			fmt.Fprintf(w, "\tto %s: %s\n", t.Site, targetText(t)+wayText(t))
 		}
 		if c.Error != "" {
 			fmt.Fprintf(w, "\tstopped: %s\n", c.Error)

@@ -309,6 +309,19 @@ func targetText(t api.TargetStatus) string {
 	return text
 }
 
+// wayText is how changes travel to a target, after its state.
+func wayText(t api.TargetStatus) string {
+	switch {
+	case t.Way == api.WayLine:
+		return ", by line"
+	case t.Way == api.WayNATS && t.NoLine != "":
+		return ", through NATS (no line: " + t.NoLine + ")"
+	case t.Way == api.WayNATS:
+		return ", through NATS"
+	}
+	return ""
+}
+
 func targetState(t api.TargetStatus) string {
 	switch {
 	case t.Mode == domain.ModeSync && t.InSync:

@@ -62,6 +62,7 @@ const (
 	ReplicationResyncSent  = "holdfast_replication_resync_sent_bytes"
 	ReplicationResyncWhole = "holdfast_replication_resync_size_bytes"
 	ReplicationBreaks      = "holdfast_replication_breaks"
+	ReplicationLine        = "holdfast_replication_line"
 
 	Checkpoints      = "holdfast_checkpoints"
 	CheckpointBytes  = "holdfast_checkpoint_bytes"
@@ -173,6 +174,7 @@ func replicatorMetrics() []Metric {
 		gauge(ReplicationResyncSent, target, "Bytes that the last resync has sent so far. Told by the primary."),
 		gauge(ReplicationResyncWhole, target, "Bytes that the last resync has to send in all. Told by the primary."),
 		gauge(ReplicationBreaks, target, "Times that the stream to the target broke off since the site became primary. Told by the primary."),
+		gauge(ReplicationLine, target, "1 while changes go to the target by a line, 0 while they go through NATS, or nowhere. Told by the primary."),
 		gauge(Checkpoints, group, "Checkpoints that the copy can be read and promoted at. Told by a target."),
 		gauge(CheckpointBytes, group, "Bytes that the copy's checkpoints take on the disk. Told by a target."),
 		gauge(CheckpointOldest, group, "Age of the oldest checkpoint: how far back the copy reaches. Not there while there is none. Told by a target."),

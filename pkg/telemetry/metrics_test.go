@@ -17,7 +17,7 @@ var unitless = []string{BuildInfo, ServiceReady, ServiceImpaired, BusConnected, 
 	ReplicationInSync, ReplicationState, ISCSISessions, LeaseHeld, LeaseEpoch, VoterReachable, QuorumReachable, QuorumForced, QuorumPrevented, HealthObjects, HealthMissed, HealthAssessment, HealthSick,
 	RunsActive, Declarations, HostVMs, GroupWriteBytes, GroupWrites, ReplicationLossWrites, TakeoverLossWrites, GroupHeld, GroupDamage,
 	SiteDrained, DrainGroups,
-	ReplicationBreaks, Checkpoints, VerifyRunning, VerifyFailed, RelayConnections}
+	ReplicationBreaks, ReplicationLine, Checkpoints, VerifyRunning, VerifyFailed, RelayConnections}
 
 func TestCatalogueKeepsTheConventions(t *testing.T) {
 	name := regexp.MustCompile(`^holdfast_[a-z]+(_[a-z]+)*$`)

@@ -8,11 +8,10 @@ import (
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
-	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
 
 // TestWithoutAPortForLinesChangesComeThroughNATSUntilThereIsOne: the replicator starts, says what it lacks, and takes lines by itself once
-// the port is free.
+// the port is free; the primary sends by them from then on.
 func TestWithoutAPortForLinesChangesComeThroughNATSUntilThereIsOne(t *testing.T) {
 	other, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -39,17 +38,17 @@ func TestWithoutAPortForLinesChangesComeThroughNATSUntilThereIsOne(t *testing.T)
 	if said := log.line("lines are not taken"); !strings.Contains(said, "level=ERROR") || !strings.Contains(said, address) || !strings.Contains(said, "free the port") {
 		t.Errorf("the log says %q", said)
 	}
-	follows := func(e domain.Epoch) {
-		disk := w.promote("a", e)
-		if err := disk.Write(t.Context(), bytes.Repeat([]byte("x"), 4096), 0, true); err != nil {
-			t.Fatal(err)
-		}
-		w.until("b is in sync", func() bool {
+	goes := func(way string) {
+		w.until("b is in sync, by "+way, func() bool {
 			st, err := call[api.ReplicatorStatus](w, "a", api.VerbStatus, api.GroupRequest{Group: "erp"})
-			return err == nil && len(st.Groups[0].Targets) == 1 && st.Groups[0].Targets[0].InSync
+			return err == nil && len(st.Groups[0].Targets) == 1 && st.Groups[0].Targets[0].InSync && st.Groups[0].Targets[0].Way == way
 		})
 	}
-	follows(257)
+	disk := w.promote("a", 257)
+	if err := disk.Write(t.Context(), bytes.Repeat([]byte("x"), 4096), 0, true); err != nil {
+		t.Fatal(err)
+	}
+	goes(api.WayNATS)
 	if log.line("no line to the target") != "" || log.line("line begins") != "" {
 		t.Error("a line is offered where nobody listens")
 	}
@@ -60,9 +59,8 @@ func TestWithoutAPortForLinesChangesComeThroughNATSUntilThereIsOne(t *testing.T)
 	if log.line("lines are taken") == "" {
 		t.Error("the log does not say that it is over")
 	}
-	w.stop["a"]()
-	w.lines = ""
-	w.start("a")
-	follows(513)
-	w.until("a line begins", func() bool { return log.line("line begins") != "" })
+	goes(api.WayLine)
+	if err := disk.Write(t.Context(), bytes.Repeat([]byte("y"), 4096), 4096, true); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -64,7 +64,7 @@ func (s *service) tellMetrics(m *telemetry.Metrics) {
 		telemetry.ReplicationLagBytes, telemetry.ReplicationInSync, telemetry.ReplicationState, telemetry.ReplicationResyncSent, telemetry.ReplicationResyncWhole,
 		telemetry.ISCSISessions, telemetry.GroupWriteBytes, telemetry.GroupWrites, telemetry.GroupRewritten,
 		telemetry.ReplicationLossWrites, telemetry.ReplicationLossBytes, telemetry.TakeoverLossWrites, telemetry.TakeoverLossBytes, telemetry.TakeoverLossSeconds, telemetry.TakeoverLossAge, telemetry.GroupHeld, telemetry.GroupDamage,
-		telemetry.ReplicationBreaks, telemetry.Checkpoints, telemetry.CheckpointBytes, telemetry.CheckpointOldest, telemetry.CheckpointNewest,
+		telemetry.ReplicationBreaks, telemetry.ReplicationLine, telemetry.Checkpoints, telemetry.CheckpointBytes, telemetry.CheckpointOldest, telemetry.CheckpointNewest,
 		telemetry.VerifyRunning, telemetry.VerifyAge, telemetry.VerifyDiffer, telemetry.VerifyHealed, telemetry.VerifyFailed}, func(set telemetry.Set) {
 		sessions := map[string]int{}
 		for _, ss := range s.portal.srv.Sessions() {
@@ -178,6 +178,7 @@ func measureGroup(set telemetry.Set, st api.GroupStatus) {
 			set(telemetry.ReplicationState, telemetry.Bool(t.State == state), g, site, state)
 		}
 		set(telemetry.ReplicationBreaks, float64(t.Breaks), g, site)
+		set(telemetry.ReplicationLine, telemetry.Bool(t.Way == api.WayLine), g, site)
 		set(telemetry.ReplicationResyncSent, float64(t.ResyncBytes), g, site)
 		set(telemetry.ReplicationResyncWhole, float64(t.ResyncTotal), g, site)
 	}

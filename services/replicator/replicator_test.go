@@ -139,7 +139,7 @@ func (w *world) start(site domain.SiteID) {
 	ended, lines := make(chan error, 1), w.lines
 	go func() {
 		ended <- replicator.Run(ctx, replicator.Config{Site: site, DataDir: w.dirs[site], ISCSIListen: "127.0.0.1:0", JournalBytes: max(w.journal, 16<<20),
-			Links: w.links, CHAP: w.chap, LineListen: lines, Timing: replicator.Timing{Pull: 50 * time.Millisecond}}, replicator.Deps{Mesh: m, Logger: w.log})
+			Links: w.links, CHAP: w.chap, LineListen: lines, Timing: replicator.Timing{Pull: 50 * time.Millisecond, LineAgain: 200 * time.Millisecond}}, replicator.Deps{Mesh: m, Logger: w.log})
 	}()
 	var once sync.Once
 	w.stop[site] = func() {

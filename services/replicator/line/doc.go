@@ -54,6 +54,7 @@
 //   - Another connection that shows the same token, and the end of the offer.
 //   - TCP: its keepalive notices a peer that is gone while nothing is sent.
 //
-// A line that ended is not made again by itself. What was sent and not acked may or may not have been taken: whoever sends looks at
-// the target's positions, and sends again. Silence of a peer that is connected is not noticed here, since positions over the bus tell.
+// A line that ended is not made again here: whoever sends asks for another offer when it is time to. What was sent and not acked may
+// or may not have been taken: whoever sends looks at the target's positions, and sends again. Silence of a peer that is connected is not
+// noticed here, since positions over the bus tell.
 package line
