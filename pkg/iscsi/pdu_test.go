@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
+	"os"
 	"testing"
+	"time"
 )
 
 func TestDigestMatchesTheExamplesOfTheRFC(t *testing.T) {
@@ -134,27 +137,118 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func TestGrowingKeepsWhatWasReadAhead(t *testing.T) {
-	var wire bytes.Buffer
-	w := NewLoginWriter(&wire)
-	for i := range 3 {
+// numbered writes PDUs of so many bytes of data each, in one batch.
+func numbered(t *testing.T, w *Writer, sizes ...int) {
+	t.Helper()
+	for i, n := range sizes {
 		var p PDU
 		NopOut{ITT: uint32(i)}.Put(&p)
-		p.Data = bytes.Repeat([]byte{byte(i)}, 2000)
-		if err := w.Write(&p); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.Flush(); err != nil {
-			t.Fatal(err)
-		}
-		w.Grow()
+		p.Data = bytes.Repeat([]byte{byte(i + 1)}, n)
+		must(t, w.Write(&p))
 	}
-	r := NewLoginReader(&wire, new(Pool))
-	for i := range 3 {
+	must(t, w.Flush())
+}
+
+func isNumbered(t *testing.T, r *Reader, sizes ...int) {
+	t.Helper()
+	for i, n := range sizes {
 		var p PDU
-		if err := r.Next(&p); err != nil || p.ITT() != uint32(i) || len(p.Data) != 2000 || p.Data[1999] != byte(i) {
-			t.Fatalf("PDU %d: %v", i, err)
+		if err := r.Next(&p); err != nil || p.ITT() != uint32(i) || !bytes.Equal(p.Data, bytes.Repeat([]byte{byte(i + 1)}, n)) {
+			t.Fatalf("PDU %d: %v, %d bytes", i, err, len(p.Data))
 		}
-		r.Grow()
+		p.Release()
+	}
+}
+
+func TestAReaderTakesMemoryWhenMoreIsThereAndGivesItBack(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	defer theirs.Close()
+	r := NewSmallReader(ours, new(Pool), 1<<20)
+	send := func(sizes ...int) {
+		var batch bytes.Buffer
+		numbered(t, NewWriter(&batch), sizes...)
+		sent := make(chan error, 1)
+		go func() {
+			_, err := theirs.Write(batch.Bytes())
+			sent <- err
+		}()
+		isNumbered(t, r, sizes...)
+		must(t, <-sent)
+	}
+	send(4096)
+	if !r.Small() {
+		t.Error("one block made it grow")
+	}
+	send(2000, 3000, 2000, 100000, 1, 4096, 4096)
+	if r.Small() {
+		t.Error("a batch did not make it grow")
+	}
+	must(t, ours.SetReadDeadline(time.Unix(1, 0)))
+	if err := r.Await(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("await: %v", err)
+	}
+	r.Shrink()
+	must(t, ours.SetReadDeadline(time.Time{}))
+	if !r.Small() {
+		t.Error("it did not shrink")
+	}
+	send(300000, 5, 4096, 4096, 4096)
+}
+
+// vecs notes how its bytes came.
+type vecs struct {
+	bytes.Buffer
+	calls int
+	fail  error
+}
+
+func (v *vecs) Write(b []byte) (int, error) {
+	v.calls++
+	if v.fail != nil {
+		return 0, v.fail
+	}
+	return v.Buffer.Write(b)
+}
+
+func (v *vecs) WriteVec(b *net.Buffers) error {
+	v.calls++
+	if v.fail != nil {
+		return v.fail
+	}
+	_, err := b.WriteTo(&v.Buffer)
+	return err
+}
+
+func TestLongDataIsWrittenFromWhereItLies(t *testing.T) {
+	sizes := []int{0, 5, 64<<10 + 3, 4096, 200000, 1, 300 << 10, 2}
+	for _, digests := range []bool{false, true} {
+		var v vecs
+		w := NewWriter(&v)
+		w.SetDigests(digests, digests)
+		numbered(t, w, sizes...)
+		if v.calls != 4 || w.Buffered() != 0 || cap(w.buf) > smallBuffer {
+			t.Errorf("%d calls, want one for each long PDU and a last; %d bytes of buffer", v.calls, cap(w.buf))
+		}
+		r := NewReader(&v, nil, 1<<20)
+		r.SetDigests(digests, digests)
+		isNumbered(t, r, sizes...)
+	}
+}
+
+func TestAWritersErrorIsForGood(t *testing.T) {
+	for _, n := range []int{4096, 100 << 10} {
+		v := vecs{fail: io.ErrClosedPipe}
+		w := NewWriter(&v)
+		var p PDU
+		NopOut{}.Put(&p)
+		p.Data = make([]byte, n)
+		if err := errors.Join(w.Write(&p), w.Flush()); !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+		v.fail = nil
+		if err := w.Write(&p); !errors.Is(err, io.ErrClosedPipe) || v.Len() > 0 {
+			t.Errorf("after the error: %v, %d bytes written", err, v.Len())
+		}
 	}
 }

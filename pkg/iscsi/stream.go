@@ -7,12 +7,16 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"net"
 )
 
 const (
 	readBuffer  = 256 << 10
 	writeBuffer = 256 << 10
-	loginBuffer = 8 << 10
+	smallBuffer = 8 << 10
+	// vectored is the length from which a data segment is handed to the network from where it lies: below, one system call for
+	// many PDUs is worth more than the copy.
+	vectored = 64 << 10
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -30,6 +34,7 @@ func Digest(parts ...[]byte) uint32 {
 type Reader struct {
 	src                      io.Reader
 	r                        *bufio.Reader
+	small                    bool
 	pool                     *Pool
 	maxData                  int
 	headerDigest, dataDigest bool
@@ -44,18 +49,32 @@ func NewReader(r io.Reader, pool *Pool, maxData int) *Reader {
 	return &Reader{src: r, r: bufio.NewReaderSize(r, readBuffer), pool: pool, maxData: maxData}
 }
 
-// NewLoginReader is NewReader with little memory, for a stream from which nobody has logged in yet. Grow follows.
-func NewLoginReader(r io.Reader, pool *Pool) *Reader {
-	return &Reader{src: r, r: bufio.NewReaderSize(r, loginBuffer), pool: pool, maxData: DefaultMRDSL}
+// NewSmallReader is NewReader with little memory, until more is there to be read at once.
+func NewSmallReader(r io.Reader, pool *Pool, maxData int) *Reader {
+	return &Reader{src: r, r: bufio.NewReaderSize(r, smallBuffer), pool: pool, maxData: maxData, small: true}
 }
 
-// Grow gives the reader the memory that NewReader has from the start. What it read ahead stays first.
-func (r *Reader) Grow() {
-	if n := r.r.Buffered(); n > 0 {
-		ahead, _ := r.r.Peek(n) // all of it is there
-		r.src = io.MultiReader(bytes.NewReader(bytes.Clone(ahead)), r.src)
+// grow gives the reader the memory that NewReader has from the start. What it read ahead stays first.
+func (r *Reader) grow() {
+	ahead, _ := r.r.Peek(r.r.Buffered()) // all of it is there
+	r.r = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(ahead)), r.src), readBuffer)
+	r.small = false
+}
+
+// Await waits until something of the next PDU is there, and takes nothing. It returns the stream's error when that comes first.
+func (r *Reader) Await() error {
+	_, err := r.r.Peek(1)
+	return err
+}
+
+// Small reports whether the reader has as little memory as NewSmallReader gives it.
+func (r *Reader) Small() bool { return r.small }
+
+// Shrink makes the reader one of NewSmallReader again, after Await has failed: then nothing was read ahead.
+func (r *Reader) Shrink() {
+	if !r.small && r.r.Buffered() == 0 {
+		r.r, r.small = bufio.NewReaderSize(r.src, smallBuffer), true
 	}
-	r.r = bufio.NewReaderSize(r.src, readBuffer)
 }
 
 // SetDigests turns digests on or off from the next PDU on.
@@ -80,6 +99,9 @@ func (r *Reader) Header(p *PDU) error {
 	p.AHS = p.AHS[:0]
 	if _, err := io.ReadFull(r.r, p.BHS[:]); err != nil {
 		return err
+	}
+	if r.small && r.r.Buffered() > smallBuffer/2 {
+		r.grow()
 	}
 	if n := p.DataLen(); n > r.maxData {
 		return fmt.Errorf("%v with a data segment of %d bytes, limit %d: %w", p.Opcode(), n, r.maxData, ErrTooLong)
@@ -166,25 +188,33 @@ func (r *Reader) Waiting() bool {
 	return r.r.Buffered() >= total
 }
 
+// VecWriter is a stream that takes several parts at once, as writev(2) does. It consumes v, see net.Buffers.
+type VecWriter interface {
+	io.Writer
+	WriteVec(v *net.Buffers) error
+}
+
 // Writer writes PDUs to a stream through a buffer. It is for one goroutine at a time: the owner's lock that gives
-// StatSN or CmdSN is the one that guards it.
+// StatSN or CmdSN is the one that guards it. Long data goes to a VecWriter, or a net.Conn, from where it lies.
 type Writer struct {
 	dst                      io.Writer
-	w                        *bufio.Writer
+	buf                      []byte
+	err                      error // of the stream, for good
 	headerDigest, dataDigest bool
-	scratch                  [4]byte
+	tail                     [8]byte   // padding and digest after data that is not copied
+	parts                    [3][]byte // the buffer, data, tail
+	rest                     net.Buffers
 }
 
-// NewWriter writes to w.
-func NewWriter(w io.Writer) *Writer { return &Writer{dst: w, w: bufio.NewWriterSize(w, writeBuffer)} }
+// NewWriter writes to w. It takes memory as it needs it.
+func NewWriter(w io.Writer) *Writer { return &Writer{dst: w} }
 
-// NewLoginWriter is NewWriter with little memory, for a stream from which nobody has logged in yet. Grow follows.
-func NewLoginWriter(w io.Writer) *Writer {
-	return &Writer{dst: w, w: bufio.NewWriterSize(w, loginBuffer)}
+// Shrink gives back memory that is not in use.
+func (w *Writer) Shrink() {
+	if len(w.buf) == 0 && cap(w.buf) > smallBuffer {
+		w.buf = nil
+	}
 }
-
-// Grow gives the writer the memory that NewWriter has from the start. All was flushed before.
-func (w *Writer) Grow() { w.w = bufio.NewWriterSize(w.dst, writeBuffer) }
 
 // SetDigests turns digests on or off from the next PDU on.
 func (w *Writer) SetDigests(header, data bool) { w.headerDigest, w.dataDigest = header, data }
@@ -195,50 +225,79 @@ func (w *Writer) Write(p *PDU) error {
 		return fmt.Errorf("write %v: %w", p.Opcode(), ErrTooLong)
 	}
 	p.setLengths()
-	if _, err := w.w.Write(p.BHS[:]); err != nil {
-		return err
-	}
-	if len(p.AHS) > 0 {
-		if _, err := w.w.Write(p.AHS); err != nil {
-			return err
-		}
-	}
+	w.add(p.BHS[:])
+	w.add(p.AHS)
 	if w.headerDigest {
-		if err := w.put32(Digest(p.BHS[:], p.AHS)); err != nil {
-			return err
-		}
+		w.put32(Digest(p.BHS[:], p.AHS))
 	}
-	if len(p.Data) == 0 {
-		return nil
+	if len(p.Data) > 0 {
+		w.data(p.Data)
 	}
-	return w.data(p.Data)
+	return w.err
 }
 
-func (w *Writer) data(b []byte) error {
-	if _, err := w.w.Write(b); err != nil {
-		return err
+// add puts bytes into the buffer, and sends what is in the way.
+func (w *Writer) add(b []byte) {
+	need := len(w.buf) + len(b)
+	if need > writeBuffer {
+		w.send()
+		need = len(b)
 	}
-	pad := -len(b) & 3
-	w.scratch = [4]byte{}
-	if pad > 0 {
-		if _, err := w.w.Write(w.scratch[:pad]); err != nil {
-			return err
-		}
+	if need > cap(w.buf) {
+		grown := make([]byte, len(w.buf), min(max(2*cap(w.buf), need, smallBuffer), max(writeBuffer, need)))
+		copy(grown, w.buf)
+		w.buf = grown
 	}
-	if !w.dataDigest {
-		return nil
-	}
-	return w.put32(Digest(b, w.scratch[:pad]))
+	w.buf = append(w.buf, b...)
 }
 
-func (w *Writer) put32(v uint32) error {
-	binary.LittleEndian.PutUint32(w.scratch[:], v)
-	_, err := w.w.Write(w.scratch[:])
-	return err
+func (w *Writer) data(b []byte) {
+	tail := w.tail[:-len(b)&3]
+	clear(tail)
+	if w.dataDigest {
+		tail = binary.LittleEndian.AppendUint32(tail, Digest(b, tail))
+	}
+	if len(b) >= vectored {
+		w.sendWith(b, tail)
+		return
+	}
+	w.add(b)
+	w.add(tail)
+}
+
+func (w *Writer) put32(v uint32) {
+	binary.LittleEndian.PutUint32(w.tail[:], v)
+	w.add(w.tail[:4])
+}
+
+// send writes the buffer to the stream.
+func (w *Writer) send() {
+	if w.err == nil && len(w.buf) > 0 {
+		_, w.err = w.dst.Write(w.buf)
+	}
+	w.buf = w.buf[:0]
+}
+
+// sendWith writes the buffer and what follows it.
+func (w *Writer) sendWith(data, tail []byte) {
+	if w.err == nil {
+		w.parts = [3][]byte{w.buf, data, tail}
+		w.rest = w.parts[:]
+		if v, ok := w.dst.(VecWriter); ok {
+			w.err = v.WriteVec(&w.rest)
+		} else {
+			_, w.err = w.rest.WriteTo(w.dst)
+		}
+		w.parts, w.rest = [3][]byte{}, nil
+	}
+	w.buf = w.buf[:0]
 }
 
 // Flush sends what is in the buffer.
-func (w *Writer) Flush() error { return w.w.Flush() }
+func (w *Writer) Flush() error {
+	w.send()
+	return w.err
+}
 
 // Buffered is the number of bytes that wait for Flush.
-func (w *Writer) Buffered() int { return w.w.Buffered() }
+func (w *Writer) Buffered() int { return len(w.buf) }

@@ -33,6 +33,7 @@ type conn struct {
 	busy     atomic.Bool   // the reader is at a PDU and will drain after it
 	dead     atomic.Bool
 	ended    chan struct{} // closed with dead
+	rests    rests
 
 	qmu    sync.Mutex
 	queue  []outgoing
@@ -55,7 +56,7 @@ type outgoing interface {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	return &conn{srv: s, nc: nc, peer: peerOf(nc.RemoteAddr()), r: iscsi.NewLoginReader(nc, &s.pool), w: iscsi.NewLoginWriter(&deadlineWriter{nc, s.cfg.WriteTimeout}),
+	return &conn{srv: s, nc: nc, peer: peerOf(nc.RemoteAddr()), r: iscsi.NewSmallReader(nc, &s.pool, iscsi.DefaultMRDSL), w: iscsi.NewWriter(&deadlineWriter{nc, s.cfg.WriteTimeout}),
 		wake: make(chan struct{}, 1), ended: make(chan struct{})}
 }
 
@@ -70,6 +71,15 @@ func (d *deadlineWriter) Write(b []byte) (int, error) {
 		return 0, err
 	}
 	return d.nc.Write(b)
+}
+
+// WriteVec implements iscsi.VecWriter.
+func (d *deadlineWriter) WriteVec(v *net.Buffers) error {
+	if err := d.nc.SetWriteDeadline(time.Now().Add(d.timeout)); err != nil {
+		return err
+	}
+	_, err := v.WriteTo(d.nc)
+	return err
 }
 
 // serve runs the connection to its end.
@@ -158,7 +168,13 @@ func (c *conn) read(ss *session) error {
 			}
 		}
 		waits := !c.r.Waiting()
-		err := c.r.Header(&p)
+		var err error
+		if waits {
+			err = c.rests.await(c)
+		}
+		if err == nil {
+			err = c.r.Header(&p)
+		}
 		if waits {
 			c.readAt = time.Since(c.srv.began)
 		}
@@ -208,6 +224,7 @@ func (c *conn) writer(stop <-chan struct{}) {
 				seen, silent = now, 0
 				continue
 			}
+			c.giveBack()
 			if silent++; silent > patience {
 				c.tellSilent()
 				c.kill("initiator is silent")

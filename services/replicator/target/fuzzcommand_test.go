@@ -1,8 +1,11 @@
 package target
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,8 +20,9 @@ func fuzzClient(t *testing.T) (c *client, unit *memUnit, end func()) {
 	if err := s.AddTarget(testIQN, map[int]Unit{0: unit, 1: newMemUnit(64 << 10)}, nil); err != nil {
 		t.Fatal(err)
 	}
-	ours, theirs := net.Pipe()
-	_ = ours.SetDeadline(time.Now().Add(10 * time.Second))
+	pipe, theirs := net.Pipe()
+	_ = pipe.SetDeadline(time.Now().Add(10 * time.Second))
+	ours := newBacklog(pipe)
 	sc := newConn(s, theirs)
 	ended := make(chan struct{})
 	go func() {
@@ -39,6 +43,58 @@ func fuzzClient(t *testing.T) (c *client, unit *memUnit, end func()) {
 			t.Errorf("%d sessions stay", n)
 		}
 	}
+}
+
+// backlog is a pipe that takes what is written at once, as a socket does: a target answers what it refuses before it has read all of it.
+type backlog struct {
+	net.Conn
+	mu    sync.Mutex
+	more  *sync.Cond
+	queue [][]byte
+	err   error
+}
+
+func newBacklog(c net.Conn) *backlog {
+	b := &backlog{Conn: c}
+	b.more = sync.NewCond(&b.mu)
+	go b.deliver()
+	return b
+}
+
+func (b *backlog) deliver() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.err == nil {
+		if len(b.queue) == 0 {
+			b.more.Wait()
+			continue
+		}
+		next := b.queue[0]
+		b.queue = b.queue[1:]
+		b.mu.Unlock()
+		_, err := b.Conn.Write(next)
+		b.mu.Lock()
+		b.err = errors.Join(b.err, err)
+	}
+}
+
+func (b *backlog) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err != nil {
+		return 0, b.err
+	}
+	b.queue = append(b.queue, bytes.Clone(p))
+	b.more.Signal()
+	return len(p), nil
+}
+
+func (b *backlog) Close() error {
+	b.mu.Lock()
+	b.err = errors.Join(b.err, net.ErrClosed)
+	b.more.Signal()
+	b.mu.Unlock()
+	return b.Conn.Close()
 }
 
 // FuzzCommand gives the target any CDB with any expected length and data: it is answered once, with no more data than was

@@ -245,8 +245,6 @@ func (l *loginState) conclude(text []byte) (done bool, err error) {
 	q := l.ss.par
 	l.ss.maxSend.Store(int64(q.maxSend))
 	l.c.ss = l.ss
-	l.c.r.Grow()
-	l.c.w.Grow()
 	l.c.r.SetMaxData(maxRecvData)
 	l.c.r.SetDigests(q.headerDigest, q.dataDigest)
 	l.c.w.SetDigests(q.headerDigest, q.dataDigest)

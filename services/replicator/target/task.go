@@ -428,23 +428,24 @@ func (t *task) answer(data []byte, alloc int) {
 func (t *task) finish() {
 	s := t.s
 	s.mu.Lock()
+	if t.aborted { // which it stays: its memory is back before anyone can see that it ended
+		s.mu.Unlock()
+		t.measureAborted()
+		t.releaseMemory()
+		s.mu.Lock()
+	}
 	delete(s.tasks, t.cmd.ITT)
 	if t.cmd.Immediate {
 		s.immediate--
 	} else {
 		s.inFlight--
 	}
-	aborted, waiters := t.aborted, t.waiters
-	settled := s.settledNow()
-	if !aborted {
+	waiters, settled := t.waiters, s.settledNow()
+	if !t.aborted {
 		// Under mu, so that the answer to a task management function that no longer finds the task comes after this one.
 		s.conn.send(t, len(t.in))
 	}
 	s.mu.Unlock()
-	if aborted {
-		t.measureAborted()
-		t.releaseMemory()
-	}
 	for _, w := range waiters {
 		w.settle()
 	}
