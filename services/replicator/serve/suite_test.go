@@ -135,12 +135,16 @@ func TestLibiscsiSuite(t *testing.T) {
 			if c.family != "" {
 				args = append(args, "-t", c.family)
 			}
+			if suites != nil { // the first tells which there are
+				t.Parallel() // they wait more than they work, each with a target of its own
+			}
 			if r := run(t, c.atLeast, c.paths, args...); suites == nil {
 				suites = r.suites
 			}
 		})
 	}
 	t.Run("each suite alone", func(t *testing.T) {
+		t.Parallel()
 		for _, suite := range suites {
 			run(t, 1, 1, "-t", "ALL."+suite)
 		}
