@@ -31,6 +31,10 @@ func (s *session) commitLoop() {
 
 // commitOne cuts the open frame and writes it; false when there is none, or the session is over. Under committing.
 func (s *session) commitOne() bool {
+	if !s.gate.open() {
+		s.fail(fmt.Errorf("write under epoch %s: %w", s.epoch, domain.ErrNoLease))
+		return false
+	}
 	b, ended := s.cut()
 	s.settle(ended)
 	if b == nil {

@@ -194,7 +194,7 @@ func (s *session) leftovers() []*op {
 
 // submit takes a command that changes a volume, in the order of the calls.
 func (s *session) submit(o *op) {
-	if !s.gate.open() {
+	if s.gate.shut.Load() { // the deadline is looked at for each frame, and for each answer
 		o.done(target.ErrFenced)
 		return
 	}

@@ -47,6 +47,8 @@ type conn struct {
 	pdu    iscsi.PDU // the answer being put together, so that none is allocated
 	sense  [2 + iscsi.SenseLen]byte
 	last   bool // nothing may follow (logout was answered)
+	sure   *lun // may answer, as of when upTo bytes waited to be sent
+	upTo   int
 }
 
 // outgoing is something to send. emit runs under conn.wmu; discard instead of it when the connection died.
@@ -286,7 +288,7 @@ func (c *conn) drain() error {
 			c.spare = batch
 			break
 		}
-		c.drainAt = time.Since(c.srv.began)
+		c.drainAt, c.sure = time.Since(c.srv.began), nil
 		err := c.emitAll(batch)
 		clear(batch)
 		c.spare = batch[:0]

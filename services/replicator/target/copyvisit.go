@@ -132,7 +132,7 @@ func (t *task) visited(err error) error {
 
 // mayAnswer reports whether the unit of a command, and those that it copied from or to, may still answer.
 func (t *task) mayAnswer() bool {
-	if t.lun != nil && t.lun.gated != nil && !t.lun.gated.MayAnswer() {
+	if t.lun != nil && t.lun.gated != nil && !t.s.conn.mayAnswer(t.lun) {
 		return false
 	}
 	for _, l := range t.guests {

@@ -7,6 +7,19 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/iscsi"
 )
 
+// mayAnswer asks a unit whether it may answer: once for the answers that go out together.
+func (c *conn) mayAnswer(l *lun) bool {
+	if c.sure == l && c.w.Buffered() >= c.upTo {
+		return true // and nothing was sent since, which may have taken its time
+	}
+	c.sure = nil
+	if !l.gated.MayAnswer() {
+		return false
+	}
+	c.sure, c.upTo = l, c.w.Buffered()
+	return true
+}
+
 // emit writes the answer of a task: Data-In with the status in its last PDU when all went well, else a SCSI response.
 func (t *task) emit(c *conn) error {
 	defer t.recycle()
