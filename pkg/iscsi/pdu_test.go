@@ -196,14 +196,14 @@ func TestAReaderTakesMemoryWhenMoreIsThereAndGivesItBack(t *testing.T) {
 	send(300000, 5, 4096, 4096, 4096)
 }
 
-// vecs notes how its bytes came.
-type vecs struct {
+// wire notes how often it was written to.
+type wire struct {
 	bytes.Buffer
 	calls int
 	fail  error
 }
 
-func (v *vecs) Write(b []byte) (int, error) {
+func (v *wire) Write(b []byte) (int, error) {
 	v.calls++
 	if v.fail != nil {
 		return 0, v.fail
@@ -211,34 +211,37 @@ func (v *vecs) Write(b []byte) (int, error) {
 	return v.Buffer.Write(b)
 }
 
-func (v *vecs) WriteVec(b *net.Buffers) error {
-	v.calls++
-	if v.fail != nil {
-		return v.fail
-	}
-	_, err := b.WriteTo(&v.Buffer)
-	return err
-}
-
-func TestLongDataIsWrittenFromWhereItLies(t *testing.T) {
-	sizes := []int{0, 5, 64<<10 + 3, 4096, 200000, 1, 300 << 10, 2}
+func TestAWriterSendsWhatFitsAtOnceAndGivesItsMemoryBack(t *testing.T) {
 	for _, digests := range []bool{false, true} {
-		var v vecs
-		w := NewWriter(&v)
-		w.SetDigests(digests, digests)
-		numbered(t, w, sizes...)
-		if v.calls != 4 || w.Buffered() != 0 || cap(w.buf) > smallBuffer {
-			t.Errorf("%d calls, want one for each long PDU and a last; %d bytes of buffer", v.calls, cap(w.buf))
+		for _, c := range []struct {
+			calls int
+			sizes []int
+		}{
+			{1, []int{0, 5, 4097, 4096}},
+			{1, []int{128 << 10, 128 << 10}},
+			{1, []int{256 << 10}},
+			{3, []int{64<<10 + 3, 200000, 1, 300 << 10, 2}}, // the long one goes out in full by itself
+		} {
+			var v wire
+			w := NewWriter(&v)
+			w.SetDigests(digests, digests)
+			numbered(t, w, c.sizes...)
+			if v.calls != c.calls || w.Buffered() != 0 {
+				t.Errorf("%v: written in %d calls, want %d", c.sizes, v.calls, c.calls)
+			}
+			if w.Shrink(); cap(w.buf) > smallBuffer {
+				t.Errorf("%v: %d bytes of buffer are kept", c.sizes, cap(w.buf))
+			}
+			r := NewReader(&v, nil, 1<<20)
+			r.SetDigests(digests, digests)
+			isNumbered(t, r, c.sizes...)
 		}
-		r := NewReader(&v, nil, 1<<20)
-		r.SetDigests(digests, digests)
-		isNumbered(t, r, sizes...)
 	}
 }
 
 func TestAWritersErrorIsForGood(t *testing.T) {
-	for _, n := range []int{4096, 100 << 10} {
-		v := vecs{fail: io.ErrClosedPipe}
+	for _, n := range []int{4096, 300 << 10} {
+		v := wire{fail: io.ErrClosedPipe}
 		w := NewWriter(&v)
 		var p PDU
 		NopOut{}.Put(&p)

@@ -7,16 +7,12 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"net"
 )
 
 const (
 	readBuffer  = 256 << 10
-	writeBuffer = 256 << 10
+	writeBuffer = 260 << 10 // two PDUs with 128 KiB of data, or one with 256
 	smallBuffer = 8 << 10
-	// vectored is the length from which a data segment is handed to the network from where it lies: below, one system call for
-	// many PDUs is worth more than the copy.
-	vectored = 64 << 10
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -188,22 +184,14 @@ func (r *Reader) Waiting() bool {
 	return r.r.Buffered() >= total
 }
 
-// VecWriter is a stream that takes several parts at once, as writev(2) does. It consumes v, see net.Buffers.
-type VecWriter interface {
-	io.Writer
-	WriteVec(v *net.Buffers) error
-}
-
 // Writer writes PDUs to a stream through a buffer. It is for one goroutine at a time: the owner's lock that gives
-// StatSN or CmdSN is the one that guards it. Long data goes to a VecWriter, or a net.Conn, from where it lies.
+// StatSN or CmdSN is the one that guards it.
 type Writer struct {
 	dst                      io.Writer
 	buf                      []byte
 	err                      error // of the stream, for good
 	headerDigest, dataDigest bool
-	tail                     [8]byte   // padding and digest after data that is not copied
-	parts                    [3][]byte // the buffer, data, tail
-	rest                     net.Buffers
+	scratch                  [4]byte
 }
 
 // NewWriter writes to w. It takes memory as it needs it.
@@ -252,43 +240,24 @@ func (w *Writer) add(b []byte) {
 }
 
 func (w *Writer) data(b []byte) {
-	tail := w.tail[:-len(b)&3]
-	clear(tail)
-	if w.dataDigest {
-		tail = binary.LittleEndian.AppendUint32(tail, Digest(b, tail))
-	}
-	if len(b) >= vectored {
-		w.sendWith(b, tail)
-		return
-	}
+	pad := w.scratch[:-len(b)&3]
+	clear(pad)
 	w.add(b)
-	w.add(tail)
+	w.add(pad)
+	if w.dataDigest {
+		w.put32(Digest(b, pad))
+	}
 }
 
 func (w *Writer) put32(v uint32) {
-	binary.LittleEndian.PutUint32(w.tail[:], v)
-	w.add(w.tail[:4])
+	binary.LittleEndian.PutUint32(w.scratch[:], v)
+	w.add(w.scratch[:])
 }
 
 // send writes the buffer to the stream.
 func (w *Writer) send() {
 	if w.err == nil && len(w.buf) > 0 {
 		_, w.err = w.dst.Write(w.buf)
-	}
-	w.buf = w.buf[:0]
-}
-
-// sendWith writes the buffer and what follows it.
-func (w *Writer) sendWith(data, tail []byte) {
-	if w.err == nil {
-		w.parts = [3][]byte{w.buf, data, tail}
-		w.rest = w.parts[:]
-		if v, ok := w.dst.(VecWriter); ok {
-			w.err = v.WriteVec(&w.rest)
-		} else {
-			_, w.err = w.rest.WriteTo(w.dst)
-		}
-		w.parts, w.rest = [3][]byte{}, nil
 	}
 	w.buf = w.buf[:0]
 }

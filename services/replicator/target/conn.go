@@ -75,15 +75,6 @@ func (d *deadlineWriter) Write(b []byte) (int, error) {
 	return d.nc.Write(b)
 }
 
-// WriteVec implements iscsi.VecWriter.
-func (d *deadlineWriter) WriteVec(v *net.Buffers) error {
-	if err := d.nc.SetWriteDeadline(time.Now().Add(d.timeout)); err != nil {
-		return err
-	}
-	_, err := v.WriteTo(d.nc)
-	return err
-}
-
 // serve runs the connection to its end.
 func (c *conn) serve() {
 	defer c.close("ended", false)
