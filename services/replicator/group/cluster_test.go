@@ -558,10 +558,11 @@ func (l logTo) Handle(_ context.Context, r slog.Record) error {
 func (l logTo) WithAttrs([]slog.Attr) slog.Handler { return l }
 func (l logTo) WithGroup(string) slog.Handler      { return l }
 
-// slow keeps a test that takes seconds out of the quick run.
+// slow keeps a test that takes seconds out of the quick run, and lets others of its kind run beside it. It comes first.
 func slow(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("SKIPPED: it takes seconds; task test:full runs it")
 	}
+	t.Parallel() // it waits more than it works, with sites of its own
 }

@@ -39,6 +39,12 @@ func TestTheFarSiteFollowsTheNearOneWithoutAFullCopy(t *testing.T) {
 			}
 			c.follows("a", "b")
 			c.follows("a", "c")
+			head, _ := a.g.current().head()
+			eventually(t, "b has heard that the far site has all", func() bool {
+				b.g.mu.Lock()
+				defer b.g.mu.Unlock()
+				return b.g.peersAt["c"].LSN >= head
+			})
 			c.kill("c")
 			for i := range lacks { // over and over the same 1 MiB
 				a.chunk(0, int64(i%4), byte(i+100))

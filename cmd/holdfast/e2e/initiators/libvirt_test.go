@@ -217,6 +217,7 @@ func TestLibvirtLogsInWithASecret(t *testing.T) {
 	g.run("mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt && seq 1 100000 >/mnt/written && umount /mnt")
 	probe("", "", "agent", "nobody") // it runs, and no agent does in it
 	g.run("qemu-ga -d -f /tmp/qga.pid -t /tmp -m virtio-serial -p /dev/vport*")
+	h.until("qemu-agent-command", "holdfast-e2e", `{"execute":"guest-ping"}`) // it opens its port after it has left the shell
 	probe("", "", "", "nobody")
 	h.must("suspend", "holdfast-e2e")
 	probe("", "does not run", "not running", "nobody")
