@@ -233,9 +233,17 @@ func sweep(ctx context.Context) {
 	if out, err := docker(ctx, "ps", "--all", "--quiet", "--filter", "name="+prefix); err == nil && out != "" {
 		_, _ = docker(ctx, append([]string{"rm", "--force", "--volumes"}, strings.Fields(out)...)...)
 	}
-	if out, err := docker(ctx, "network", "ls", "--quiet", "--filter", "name="+prefix); err == nil && out != "" {
-		_, _ = docker(ctx, append([]string{"network", "rm"}, strings.Fields(out)...)...)
-	}
+	// A container that is removed may be in its networks for a moment longer, which docker refuses to remove then.
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	_ = await(ctx, "the networks' end", 200*time.Millisecond, func() (bool, string) {
+		out, err := docker(ctx, "network", "ls", "--quiet", "--filter", "name="+prefix)
+		if err != nil || out == "" {
+			return err == nil, fmt.Sprint(err)
+		}
+		_, err = docker(ctx, append([]string{"network", "rm"}, strings.Fields(out)...)...)
+		return false, fmt.Sprint(err) // whoever makes one of that name is told if it stays
+	})
 	if out, err := docker(ctx, "volume", "ls", "--quiet", "--filter", "name="+prefix); err == nil && out != "" {
 		_, _ = docker(ctx, append([]string{"volume", "rm"}, strings.Fields(out)...)...)
 	}
