@@ -93,7 +93,7 @@ func (f *fleet) up(ctx context.Context) error {
 		return err
 	}
 	for i, n := range []string{wanOf("a", "b"), wanOf("a", "w"), wanOf("b", "w"), watchIn} {
-		if _, err := docker(ctx, "network", "create", "--internal", "--opt", "com.docker.network.bridge.name="+bridgeOf(n), "--subnet", fmt.Sprintf("10.213.%d.0/24", 10+i), n); err != nil {
+		if err := makeNetwork(ctx, n, fmt.Sprintf("10.213.%d.0/24", 10+i)); err != nil {
 			return err
 		}
 	}
@@ -121,6 +121,19 @@ func (f *fleet) up(ctx context.Context) error {
 	}
 	f.t.Logf("a user is answered by site a, %.1f s after its containers were up", time.Since(begun).Seconds())
 	return f.whole(ctx, "a")
+}
+
+// makeNetwork makes a network, or takes the one of that name which docker keeps though no container is in it: it never forgets an
+// endpoint that it lost count of (20.10: "has active endpoints").
+func makeNetwork(ctx context.Context, name, subnet string) error {
+	_, err := docker(ctx, "network", "create", "--internal", "--opt", "com.docker.network.bridge.name="+bridgeOf(name), "--subnet", subnet, name)
+	if err == nil {
+		return nil
+	}
+	if in, failed := docker(ctx, "network", "inspect", "--format", "{{len .Containers}}", name); failed != nil || strings.TrimSpace(in) != "0" {
+		return err
+	}
+	return nil
 }
 
 // work lets the user append from now on.
@@ -234,15 +247,15 @@ func sweep(ctx context.Context) {
 		_, _ = docker(ctx, append([]string{"rm", "--force", "--volumes"}, strings.Fields(out)...)...)
 	}
 	// A container that is removed may be in its networks for a moment longer, which docker refuses to remove then.
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	rctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	_ = await(ctx, "the networks' end", 200*time.Millisecond, func() (bool, string) {
-		out, err := docker(ctx, "network", "ls", "--quiet", "--filter", "name="+prefix)
+	_ = await(rctx, "the networks' end", 200*time.Millisecond, func() (bool, string) {
+		out, err := docker(rctx, "network", "ls", "--quiet", "--filter", "name="+prefix)
 		if err != nil || out == "" {
 			return err == nil, fmt.Sprint(err)
 		}
-		_, err = docker(ctx, append([]string{"network", "rm"}, strings.Fields(out)...)...)
-		return false, fmt.Sprint(err) // whoever makes one of that name is told if it stays
+		_, err = docker(rctx, append([]string{"network", "rm"}, strings.Fields(out)...)...)
+		return false, fmt.Sprint(err) // one that stays is taken by whoever makes it next
 	})
 	if out, err := docker(ctx, "volume", "ls", "--quiet", "--filter", "name="+prefix); err == nil && out != "" {
 		_, _ = docker(ctx, append([]string{"volume", "rm"}, strings.Fields(out)...)...)
