@@ -75,11 +75,11 @@ func (t *task) visit(l *lun, a access) bool {
 	return true
 }
 
-// host takes a visit in; false when the session is about to end.
+// host takes a visit in; false when the session is about to end, or its connection has.
 func (s *session) host(v *visit) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing || s.shut {
+	if s.closing || s.shut || s.conn.dead.Load() {
 		return false
 	}
 	if s.visits == nil {
