@@ -32,15 +32,6 @@ func defaultReserve(total uint64) int64 {
 	return int64(min(max(1<<30, total/20), total/4))
 }
 
-// totalBytes is how large a file system is.
-func totalBytes(dir string) (uint64, bool) {
-	var st unix.Statfs_t
-	if err := again(func() error { return unix.Statfs(dir, &st) }); err != nil || st.Bsize <= 0 || st.Blocks == 0 {
-		return 0, false
-	}
-	return st.Blocks * uint64(st.Bsize), true
-}
-
 // bound is how much may be written to an open checkpoint, over all its volumes.
 type bound struct {
 	// look tells how many bytes the disk can spare, and why not more.
@@ -190,9 +181,9 @@ func (f *boundFile) give(first, end int64) {
 func (g *Group) newBound(log *slog.Logger, limit int64) *bound {
 	keep := g.cfg.CheckpointReserve
 	if keep <= 0 {
-		total, known := totalBytes(g.cfg.Dir)
+		st, known := fileSystem(g.cfg.Dir)
 		if keep = 1 << 30; known {
-			keep = defaultReserve(total)
+			keep = defaultReserve(st.Blocks * uint64(st.Bsize))
 		}
 	}
 	resyncs := g.cfg.Owed

@@ -361,7 +361,7 @@ func TestTheDefaultReserveFitsTheDisk(t *testing.T) {
 			t.Errorf("%s of %s are kept free, want %s", sizeText(got), sizeText(int64(total)), sizeText(want))
 		}
 	}
-	if _, known := totalBytes(t.TempDir()); !known {
+	if _, known := fileSystem(t.TempDir()); !known {
 		t.Error("the size of this file system is not known")
 	}
 }

@@ -20,11 +20,16 @@ import (
 
 // freeBytes is the room on a file system for whoever is not root.
 func freeBytes(dir string) (uint64, bool) {
-	var st unix.Statfs_t
+	st, known := fileSystem(dir)
+	return st.Bavail * uint64(st.Bsize), known
+}
+
+// fileSystem is what is told of the file system of a folder; false where nothing is.
+func fileSystem(dir string) (st unix.Statfs_t, known bool) {
 	if err := again(func() error { return unix.Statfs(dir, &st) }); err != nil || st.Bsize <= 0 || st.Blocks == 0 {
-		return 0, false
+		return unix.Statfs_t{}, false
 	}
-	return st.Bavail * uint64(st.Bsize), true
+	return st, true
 }
 
 // awaitRoom waits until the target has room for what is to be sent, or for ctx to end.

@@ -161,8 +161,7 @@ func (t *task) notify(o *reserveOrder) {
 			}
 		}
 		if o.action == outPreemptAbort && o.removed[n] {
-			ss.abort(w, func(other *task) bool { return other.lun == t.lun && other != t })
-			ss.awaitVisits(w, t.lun)
+			ss.abortAt(w, t.lun, t)
 		}
 	}
 	w.settle()

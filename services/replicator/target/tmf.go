@@ -54,6 +54,12 @@ func (s *session) abort(w *settle, match func(*task) bool) int {
 	return n
 }
 
+// abortAt ends the tasks at a unit but one, and has w wait for what copies have in flight there by way of this session, too.
+func (s *session) abortAt(w *settle, l *lun, but *task) int {
+	s.awaitVisits(w, l)
+	return s.abort(w, func(t *task) bool { return t.lun == l && t != but })
+}
+
 // manage takes a place for a task management function, which each waits for what it ends; false when too many do.
 func (s *session) manage(m iscsi.TaskMgmt, p *iscsi.PDU) bool {
 	switch {
@@ -98,8 +104,7 @@ func (s *session) taskMgmt(m iscsi.TaskMgmt, p *iscsi.PDU) {
 			rsp = iscsi.TMNoTask
 		}
 	case iscsi.AbortTaskSet:
-		s.abort(w, func(t *task) bool { return t.lun == l })
-		s.awaitVisits(w, l)
+		s.abortAt(w, l, nil)
 	case iscsi.ClearTaskSet:
 		s.clearTaskSet(w, l)
 	case iscsi.LogicalUnitReset:
@@ -120,8 +125,7 @@ func (s *session) taskMgmt(m iscsi.TaskMgmt, p *iscsi.PDU) {
 // clearTaskSet ends the tasks of every session; those of others hear why theirs got no answer (SAM-5 section 5.6, with TAS 0).
 func (s *session) clearTaskSet(w *settle, l *lun) {
 	for _, ss := range s.tgt.list() {
-		ss.awaitVisits(w, l)
-		if ss.abort(w, func(t *task) bool { return t.lun == l }) > 0 && ss != s {
+		if ss.abortAt(w, l, nil) > 0 && ss != s {
 			ss.addUA(l.number, iscsi.ASCCommandsCleared)
 		}
 	}
@@ -131,8 +135,7 @@ func (s *session) clearTaskSet(w *settle, l *lun) {
 // session hears of it, the one that asked included (SAM-5 section 6.3.3).
 func (t *tgt) reset(w *settle, l *lun, asc uint16) {
 	for _, ss := range t.list() {
-		ss.abort(w, func(t *task) bool { return t.lun == l })
-		ss.awaitVisits(w, l)
+		ss.abortAt(w, l, nil)
 	}
 	l.reset()
 	for _, ss := range t.list() {
