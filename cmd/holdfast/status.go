@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -79,8 +80,10 @@ func whole(all []siteStatus) error {
 // fails on a busy machine is made again within it.
 const connectPatience = time.Second
 
-// answerPatience is how long one service of a site may take to answer.
-const answerPatience = 2 * time.Second
+// answerPatience is how long one service of a site may take to answer, each time that it is asked. A question or its answer
+// is lost when the service's connection ends just then, as it does where credentials are retired: so what nobody answered in
+// the first time is asked once more.
+var answerPatience = [...]time.Duration{time.Second, 2 * time.Second}
 
 func askSite(ctx context.Context, conn *bus.Conn, s config.Site) siteStatus {
 	wctx, cancel := context.WithTimeout(ctx, connectPatience)
@@ -108,14 +111,22 @@ func via(site domain.SiteID) string {
 }
 
 func ask[Resp, Req any](ctx context.Context, conn *bus.Conn, st *siteStatus, service string, req Req) *Resp {
-	ctx, cancel := context.WithTimeout(ctx, answerPatience) // a service that hangs is not to cost the others their time
-	defer cancel()
-	resp, err := bus.Call[Resp](ctx, conn, service, api.VerbStatus, req)
-	if err != nil {
-		st.Problems = append(st.Problems, fmt.Sprintf("%s: %v", service, err))
-		return nil
+	var resp Resp
+	var err error
+	for _, patience := range answerPatience { // a service that hangs is not to cost the others their time
+		attempt, cancel := context.WithTimeout(ctx, patience)
+		resp, err = bus.Call[Resp](attempt, conn, service, api.VerbStatus, req)
+		silent := errors.Is(attempt.Err(), context.DeadlineExceeded)
+		cancel()
+		if err == nil {
+			return &resp
+		}
+		if !silent || ctx.Err() != nil {
+			break
+		}
 	}
-	return &resp
+	st.Problems = append(st.Problems, fmt.Sprintf("%s: %v", service, err))
+	return nil
 }
 
 func printStatus(out io.Writer, all []siteStatus) error {

@@ -2,12 +2,16 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/bus"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/pkg/natsd"
 )
 
 func TestStatusTellsClocksAndVersionsThatDoNotFit(t *testing.T) {
@@ -38,6 +42,35 @@ func TestStatusWithoutASitesAnswerIsPartial(t *testing.T) {
 	}
 	if err := whole(all[:1]); err != nil {
 		t.Errorf("a whole answer is told as %v", err)
+	}
+}
+
+func TestAQuestionThatIsLostIsAskedOnceMore(t *testing.T) {
+	srv, err := natsd.Start(natsd.Config{Site: "a", Listen: "127.0.0.1:0", StoreDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(srv.Stop)
+	conn := dialAll(t, "a", "test", map[domain.SiteID]string{"a": srv.URL()}).Local()
+	var asked atomic.Int32
+	err = conn.Serve(t.Context(), api.ServiceHealth, map[string]bus.Endpoint{api.VerbStatus: bus.Answer(func(ctx context.Context, _ api.Empty) (api.HealthStatus, error) {
+		if asked.Add(1) == 1 { // as one whose connection ends while it answers
+			<-ctx.Done()
+		}
+		return api.HealthStatus{Site: "a"}, nil
+	})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st siteStatus
+	if got := ask[api.HealthStatus](t.Context(), conn, &st, api.ServiceHealth, api.Empty{}); got == nil || got.Site != "a" || len(st.Problems) != 0 {
+		t.Errorf("a question whose answer was lost once: %v, %v", got, st.Problems)
+	}
+	if n := asked.Load(); n != 2 {
+		t.Errorf("asked %d times", n)
+	}
+	if got := ask[api.QuorumStatus](t.Context(), conn, &st, api.ServiceQuorum, api.Empty{}); got != nil || len(st.Problems) != 1 {
+		t.Errorf("a service that is not there: %v, %v", got, st.Problems)
 	}
 }
 
