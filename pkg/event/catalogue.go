@@ -141,7 +141,7 @@ func groups() []Definition {
 			says{"checkpoint_opened", "A checkpoint's volumes are served, writable, under names of their own; replication goes on."},
 			says{"checkpoint_closed", "A checkpoint's volumes are no longer served; what was written to them is gone."},
 			says{"rolled_back", "The copy was brought back to a checkpoint, to be promoted there; what came after is in quarantine."},
-			says{"checkpoints_ended", "This site is to serve the group: the checkpoints of its copy, which was a target until now, are gone."},
+			says{"checkpoints_ended", "This site serves the group, and all the checkpoints that its copy had are older than any is kept: they are gone."},
 			says{"checkpoints_lost", "A copy gave checkpoints up that it should have kept; the detail says how many and why. Replication goes on."}),
 		def("replicator", "group", exampleQuarantine,
 			says{"writes_quarantined", "Writes that another epoch overtook were kept aside at this site."}),

@@ -199,7 +199,7 @@ func exampleReplica(fact string) ReplicaChanged {
 	case "checkpoint_opened":
 		r.Detail = "2 volumes"
 	case "checkpoints_ended":
-		r.Detail = "this site is to serve"
+		r.Detail = "12 checkpoints: this site serves, and they are older than any is kept"
 	case "checkpoints_lost":
 		r.Detail = "1 checkpoints: no space left on the disk"
 	}

@@ -208,6 +208,9 @@ func (s *session) apply(b *batch) error {
 		s.whole.Begin()
 		defer s.whole.End()
 	}
+	if err := s.g.outlivePast(s.ctx, s.epoch); err != nil {
+		return err
+	}
 	return s.g.roomy(s.ctx, func() error {
 		if !s.gate.open() {
 			return fmt.Errorf("wait for room under epoch %s: %w", s.epoch, domain.ErrNoLease)

@@ -20,7 +20,7 @@ import (
 	"github.com/holdfast-dr/holdfast/services/replicator/sparse"
 )
 
-// past is what a follower keeps of the pace of its checkpoints. Only who applies uses it.
+// past is what a copy keeps of the pace of its checkpoints. Only who applies uses it.
 type past struct {
 	at    time.Time // of the last frame applied, by its primary's clock
 	taken time.Time // when the last checkpoint was taken, by ours
@@ -314,10 +314,10 @@ func (s *store) pastMap(since domain.LSN) (*dirtyMap, error) {
 }
 
 // trimLoop brings the history down to what is to be kept.
-func (r *receiver) trimLoop(ctx context.Context) {
-	for sleep(ctx, max(100*time.Millisecond, min(time.Second, r.st.checkpointsEvery()))) {
-		if err := r.st.hist.Trim(time.Now(), func() bool { return ctx.Err() == nil }); err != nil {
-			r.g.fail(err)
+func (g *Group) trimLoop(ctx context.Context) {
+	for sleep(ctx, max(100*time.Millisecond, min(time.Second, g.store.checkpointsEvery()))) {
+		if err := g.store.hist.Trim(time.Now(), func() bool { return ctx.Err() == nil }); err != nil {
+			g.fail(err)
 			return
 		}
 	}
@@ -380,28 +380,30 @@ func (g *Group) historyLost(count int, reason string) {
 	g.publish(g.ctx, "checkpoints_lost", epoch, lsn, "", fmt.Sprintf("%d checkpoints: %s", count, reason))
 }
 
-// leavePast ends the history for a promotion, at a checkpoint when one is named and the copy is not back there already.
+// leavePast makes the copy ready to change as a primary's: what is open of its past is closed, and the copy is brought back to a
+// checkpoint when one is named and it is not back there already. What checkpoints there are stay; see store.apply.
 func (g *Group) leavePast(ctx context.Context, epoch domain.Epoch, checkpoint domain.LSN) error {
-	if checkpoint != 0 && !g.store.rolledBack(checkpoint) {
-		g.closeOverlays(ctx)
-		if err := g.rollBack(ctx, epoch, checkpoint); err != nil {
-			return err
-		}
-		g.publish(ctx, "rolled_back", epoch, checkpoint, "", "")
+	g.closeOverlays(ctx)
+	if checkpoint == 0 || g.store.rolledBack(checkpoint) {
 		return nil
 	}
-	return g.endHistory(ctx, epoch)
+	if err := g.rollBack(ctx, epoch, checkpoint); err != nil {
+		return err
+	}
+	g.publish(ctx, "rolled_back", epoch, checkpoint, "", "")
+	return nil
 }
 
-// endHistory gives the past up: from now on the copy changes without keeping what it was.
-func (g *Group) endHistory(ctx context.Context, epoch domain.Epoch) error {
-	g.closeOverlays(ctx)
+// outlivePast gives up the past of a copy that serves once all of it is older than is kept: no checkpoint comes by itself any more,
+// and what is overwritten need not be kept for ever. Only who applies calls it.
+func (g *Group) outlivePast(ctx context.Context, epoch domain.Epoch) error {
+	if !g.store.hist.Outlived(time.Now()) {
+		return nil
+	}
 	n := len(g.store.hist.List())
 	if err := g.store.hist.End(); err != nil {
 		return err
 	}
-	if n > 0 {
-		g.publish(ctx, "checkpoints_ended", epoch, g.store.last(), "", "this site is to serve")
-	}
+	g.publish(ctx, "checkpoints_ended", epoch, g.store.applied(), "", fmt.Sprintf("%d checkpoints: this site serves, and they are older than any is kept", n))
 	return nil
 }

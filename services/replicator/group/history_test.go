@@ -3,6 +3,8 @@ package group
 import (
 	"bytes"
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -134,20 +136,102 @@ func TestAResyncKeepsTheCheckpointsOfTheLine(t *testing.T) {
 	b.checkStates(map[domain.LSN][2][]byte{lsn: images})
 }
 
-func TestServingEndsTheHistory(t *testing.T) {
+// scribble overwrites a good part of both volumes.
+func (n *node) scribble(seed byte) {
+	n.t.Helper()
+	for i := range 12 {
+		n.write(i%2, int64(i*7%64)*4096+512, bytes.Repeat([]byte{seed + byte(i)}, 6<<10))
+	}
+	if err := await(n.t, submit(n.unit(0), &target.Command{Op: target.OpUnmap, Off: int64(seed) % 8 * 4096, Len: 48 << 10})); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func TestACopyThatServesKeepsItsCheckpoints(t *testing.T) {
+	slow(t)
+	c := newPast(t, 30*time.Millisecond, domain.ModeAsync)
+	c.boot("a", "b")
+	c.promote("a", 257)
+	states := story(c, 4)
+	a, b := c.nodes["a"], c.nodes["b"]
+	c.follows("a", "b")
+	c.kill("a")
+	c.promote("b", 514)
+	b.checkStates(states)
+	b.scribble(100)
+	b.checkStates(states)
+	had := len(b.checkpoints())
+	reply, err := b.g.Mark(t.Context(), api.CheckpointCreateRequest{Group: "erp", Label: "by hand"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, states[reply.LSN] = c.images("b")
+	if n := len(b.checkpoints()); n != had+1 {
+		t.Fatalf("%d checkpoints after a mark, %d before: none comes by itself", n, had)
+	}
+	opened, err := b.g.OpenCheckpoint(t.Context(), api.CheckpointOpenRequest{Group: "erp", Checkpoint: reply.LSN})
+	if err != nil || len(opened.Disks) != 2 {
+		t.Fatalf("%+v, %v", opened, err)
+	}
+	b.scribble(150)
+	b.checkStates(states)
+	piece, err := b.g.ReadCheckpoint(api.CheckpointReadRequest{Group: "erp", Checkpoint: reply.LSN, Volume: "data", Length: MaxCheckpointRead})
+	if err != nil || !bytes.Equal(piece.Data, states[reply.LSN][0][:MaxCheckpointRead]) {
+		t.Fatalf("a checkpoint of the site that serves reads as something else, or not: %v", err)
+	}
+	c.kill("b") // what it had not flushed is applied again
+	c.boot("b")
+	b.checkStates(states)
+	c.promote("b", 770)
+	b.scribble(200)
+	b.checkStates(states)
+	c.boot("a")
+	c.follows("b", "a")
+	if _, err := b.g.Demote(t.Context(), api.DemoteRequest{Group: "erp", Epoch: 770, Successor: "a", TimeoutNs: int64(3 * time.Second)}); err != nil {
+		t.Fatal(err)
+	}
+	c.promote("a", 1025)
+	c.follows("a", "b")
+	a.scribble(30) // and it goes on as one that follows
+	lsn, images := c.images("a")
+	b.holds(lsn)
+	states[lsn] = images
+	b.checkStates(states)
+	c.same("a", "b")
+	c.kill("a")
+	for i, at := range slices.Backward(slices.Sorted(maps.Keys(upTo(states, reply.LSN)))) { // and further back, again and again
+		if _, err := c.promoteAt("b", domain.Epoch(1282+256*(len(states)-i)), at); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(b.read(0, 0, volumeBytes), states[at][0]) {
+			t.Fatalf("not what it was at %d", at)
+		}
+		b.checkStates(upTo(states, at))
+		b.scribble(byte(at))
+		b.checkStates(upTo(states, at))
+	}
+	if b.facts.has("checkpoints_ended") || b.facts.has("checkpoints_lost") {
+		t.Fatal("its checkpoints are told to be gone")
+	}
+}
+
+func TestThePastOfACopyThatServesEndsWithItsAge(t *testing.T) {
 	c := newPast(t, 30*time.Millisecond, domain.ModeAsync)
 	c.boot("a", "b")
 	c.promote("a", 257)
 	story(c, 2)
+	b := c.nodes["b"]
 	c.kill("a")
 	c.promote("b", 514)
-	b := c.nodes["b"]
-	if got := b.checkpoints(); len(got) != 0 || !b.facts.has("checkpoints_ended") {
-		t.Fatalf("checkpoints %v, told: %v", got, b.facts.has("checkpoints_ended"))
+	b.write(0, 0, block(1))
+	if len(b.checkpoints()) == 0 {
+		t.Fatal("gone before their time")
 	}
-	c.boot("a")
-	c.follows("b", "a")
-	b.write(0, 0, block(5))
-	b, c.nodes["b"] = c.nodes["a"], b
-	eventually(t, "the other site has checkpoints", func() bool { return len(b.checkpoints()) > 0 })
+	b.g.store.keepPast(domain.Checkpoints{Keep: domain.Keep{Age: time.Nanosecond}})
+	b.write(0, 0, block(2))
+	eventually(t, "they end", func() bool { return len(b.checkpoints()) == 0 && b.facts.has("checkpoints_ended") })
+	b.write(0, 0, block(3))
+	if b.g.store.hist.Recording() {
+		t.Fatal("it keeps what is overwritten, for nobody")
+	}
 }

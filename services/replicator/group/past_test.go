@@ -205,6 +205,13 @@ func (c *cluster) promoteAt(site domain.SiteID, epoch domain.Epoch, lsn domain.L
 	return c.nodes[site].g.Promote(c.t.Context(), api.PromoteRequest{Group: "erp", Epoch: epoch, InSync: set, Checkpoint: lsn})
 }
 
+// upTo are the states up to a change.
+func upTo(states map[domain.LSN][2][]byte, lsn domain.LSN) map[domain.LSN][2][]byte {
+	out := maps.Clone(states)
+	maps.DeleteFunc(out, func(at domain.LSN, _ [2][]byte) bool { return at > lsn })
+	return out
+}
+
 func TestACopyIsPromotedAtAnyOfItsCheckpoints(t *testing.T) {
 	slow(t)
 	const rounds = 10
@@ -243,6 +250,7 @@ func TestACopyIsPromotedAtAnyOfItsCheckpoints(t *testing.T) {
 		if !bytes.Equal(b.read(0, 8192, 4096), block(4242)) {
 			t.Fatal("a repeat threw away what was written since")
 		}
+		b.checkStates(upTo(states, lsn))
 		c.boot("a")
 		c.follows("b", "a")
 		c.same("b", "a")
@@ -253,7 +261,7 @@ func TestACopyIsPromotedAtAnyOfItsCheckpoints(t *testing.T) {
 
 func TestAPromotionAtACheckpointThatIsKilledAnywhereIsFinished(t *testing.T) {
 	slow(t)
-	for _, place := range []string{"rollback begins", "rollback block", "rollback applied", "rollback reset", "rollback remembered", "rollback history ended"} {
+	for _, place := range []string{"rollback begins", "rollback block", "rollback applied", "rollback reset", "rollback remembered", "rollback history rewound"} {
 		c := newPast(t, 20*time.Millisecond, domain.ModeAsync)
 		c.boot("a", "b")
 		c.promote("a", 257)
@@ -282,9 +290,14 @@ func TestAPromotionAtACheckpointThatIsKilledAnywhereIsFinished(t *testing.T) {
 			if !bytes.Equal(b.image(0), last) || len(b.checkpoints()) == 0 {
 				t.Fatal("the copy changed before the point of no return")
 			}
-		} else if got := b.g.Status().HeadLSN; got != lsn || len(b.checkpoints()) != 0 {
-			t.Fatalf("%s: after the restart the copy is at %d, want %d, with checkpoints %v", place, got, lsn, b.checkpoints())
+		} else if got := b.g.Status().HeadLSN; got != lsn {
+			t.Fatalf("%s: after the restart the copy is at %d, want %d", place, got, lsn)
 		}
+		kept := upTo(states, lsn)
+		if place == "rollback begins" {
+			kept = states
+		}
+		b.checkStates(kept)
 		if _, err := os.Stat(b.g.store.rollbackPath()); !os.IsNotExist(err) {
 			t.Fatalf("%s: the intent is still there: %v", place, err)
 		}
@@ -295,6 +308,11 @@ func TestAPromotionAtACheckpointThatIsKilledAnywhereIsFinished(t *testing.T) {
 			if !bytes.Equal(b.read(v, 0, volumeBytes), states[lsn][v]) {
 				t.Fatalf("%s: volume %d is not what it was at %d", place, v, lsn)
 			}
+		}
+		b.scribble(100)
+		b.checkStates(upTo(states, lsn))
+		if list := b.checkpoints(); list[len(list)-1].LSN != lsn {
+			t.Fatalf("%s: a checkpoint after %d is left: %v", place, lsn, list)
 		}
 		c.kill("b")
 	}

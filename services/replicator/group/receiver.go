@@ -55,7 +55,7 @@ func (g *Group) startReceiver(epoch domain.Epoch, source []api.LineageEntry) err
 	g.mu.Unlock()
 	poke(r.apply)
 	parts := make(chan struct{}, 4)
-	for _, run := range []func(context.Context){r.readLoop, r.applyLoop, r.tellLoop, r.trimLoop} {
+	for _, run := range []func(context.Context){r.readLoop, r.applyLoop, r.tellLoop, r.g.trimLoop} {
 		go func() {
 			run(ctx)
 			parts <- struct{}{}

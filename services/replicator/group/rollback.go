@@ -24,7 +24,7 @@ import (
 //	-> intent written                     nothing is lost before: the copy is as it was
 //	-> before-images into the volumes, flushed                  may be repeated
 //	-> journal reset to the checkpoint, in the new epoch        may be repeated
-//	-> remembered as done -> history given up -> intent removed
+//	-> remembered as done -> history rewound to the checkpoint -> intent removed
 type rollback struct {
 	LSN     domain.LSN         `json:"lsn"`
 	Lineage []api.LineageEntry `json:"lineage"` // of the copy then; ends with the new epoch
@@ -181,10 +181,10 @@ func (s *store) finishRollback(r rollback, failpoint func(string) error) error {
 		err = failpoint("rollback remembered")
 	}
 	if err == nil {
-		err = s.hist.End()
+		err = s.hist.Rewind(r.LSN)
 	}
 	if err == nil {
-		err = failpoint("rollback history ended")
+		err = failpoint("rollback history rewound")
 	}
 	if err != nil {
 		return err
@@ -192,7 +192,7 @@ func (s *store) finishRollback(r rollback, failpoint func(string) error) error {
 	return removeDurably(s.rollbackPath())
 }
 
-// restore brings the volumes and the journal to the checkpoint. The history is given up after that only.
+// restore brings the volumes and the journal to the checkpoint. The history is rewound after that only.
 func (s *store) restore(r rollback, epoch domain.Epoch, failpoint func(string) error) error {
 	if st := s.j.State(); !s.hist.Recording() {
 		if st.LastLSN == r.LSN && st.Epoch == epoch {
@@ -201,6 +201,7 @@ func (s *store) restore(r rollback, epoch domain.Epoch, failpoint func(string) e
 		return fmt.Errorf("the history was lost on the way; the copy is of use to nobody: move the group's folder %s aside and let another site send it anew: %w", s.dir, domain.ErrRefused)
 	}
 	then := len(s.slots().At(r.LSN))
+	s.hist.Leave(r.LSN)
 	err := s.hist.Restore(r.LSN, func(volume int, off int64, data []byte) error {
 		if err := failpoint("rollback block"); err != nil {
 			return err

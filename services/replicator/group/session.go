@@ -131,6 +131,7 @@ func (s *session) start() {
 		s.launch(t)
 	}
 	s.wg.Go(func() { s.g.writes.Run(s.ctx, s.log) })
+	s.wg.Go(func() { s.g.trimLoop(s.ctx) })
 	go s.supervise()
 	s.enqueue(&op{marker: true, done: func(err error) {
 		if err == nil {

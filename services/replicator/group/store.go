@@ -54,7 +54,7 @@ type store struct {
 	tailMu sync.Mutex
 	tail   []*journal.Frame // durable in the journal, not applied yet
 
-	hist  *history.History // the copy's past, while it follows
+	hist  *history.History // the copy's past
 	every atomic.Int64     // nanoseconds between two checkpoints of it; 0: none are taken
 	past  past
 
@@ -267,8 +267,17 @@ func lineageFromAPI(l []api.LineageEntry) []journal.LineageEntry {
 // last is the last durable change.
 func (s *store) last() domain.LSN { return s.j.Next().FirstLSN - 1 }
 
-// apply brings one durable frame to the volumes. Safe beside everything else.
+// apply brings one durable frame of the copy's own serving to the volumes. Safe beside everything else. A copy that has a past goes on
+// keeping what is overwritten, and has a checkpoint wherever one is asked for; none by the clock, which would have every block read
+// and kept again after each.
 func (s *store) apply(f *journal.Frame) error {
+	if s.hist.Recording() {
+		b := bringer{s: s}
+		if err := b.bring(f); err != nil {
+			return err
+		}
+		return b.flush()
+	}
 	for i, e := range f.Entries { // nothing in the frame of a new volume's names it: it is served later
 		if err := s.followTable(e, f.FirstLSN+domain.LSN(i), f.Epoch); err != nil {
 			return err

@@ -1,5 +1,4 @@
-// Package history keeps the past of a copy that follows a primary: checkpoints, and of every block that changed since one
-// what it held before. So the copy can be read, and rolled back to, as it was at any checkpoint that is listed.
+// Package history keeps the past of a copy: checkpoints, and of every block that changed since one what it held before. So the copy can be read, and rolled back to, as it was at any checkpoint that is listed.
 //
 //	checkpoint   c1            c2            c3         now
 //	             |-- undo 1 ---|-- undo 2 ---|-- undo 3 --|  base (the volumes)
@@ -21,6 +20,9 @@
 //   - Changes up to the newest checkpoint, which a redo brings to the base again, are not recorded.
 //
 // A block that would get the content it has is not recorded: overwriting it changes nothing.
+//
+// The base goes back to a checkpoint by Restore, flushed, and then Rewind: an empty segment of the same checkpoint takes the place of
+// its own and of all that follow, in one replacement of the list. Until then both may be done again.
 //
 // # Room
 //

@@ -36,6 +36,7 @@ type mutant struct {
 	baseFirst  bool // the base is overwritten before what it held is recorded
 	redoAll    bool // a redo records also what is before the newest checkpoint
 	takeInRedo bool // a checkpoint is taken while a redo has not reached the end
+	rewindHot  bool // the list is rewound before the base has what it goes back to
 }
 
 // oracle is a copy with a history, a journal that never loses anything, and a model of every state that was a checkpoint.
@@ -54,6 +55,7 @@ type oracle struct {
 	models  map[domain.LSN][2][]byte
 	app     map[domain.LSN]bool // confirmed; true when that is known to be durable
 	taken   domain.LSN          // the newest that is known to be durable
+	back    domain.LSN          // the durable intent to go back to a checkpoint
 	lost    int
 	clock   time.Time
 }
@@ -82,6 +84,12 @@ func (o *oracle) open() error {
 	}
 	o.applied = o.flushed
 	end := domain.LSN(len(o.order))
+	if o.back > 0 { // all that the way back needs is recorded
+		if err := o.bring(end, false); err != nil {
+			return err
+		}
+		return o.goBack()
+	}
 	for o.applied < end {
 		to := min(end, o.applied+1+domain.LSN(o.rng.IntN(4)))
 		if o.applied < floor {
@@ -209,8 +217,69 @@ func (o *oracle) flush() error {
 	return nil
 }
 
+// goBack finishes the way back to a checkpoint.
+func (o *oracle) goBack() error {
+	put := func(volume int, off int64, data []byte) error {
+		if data == nil {
+			data = zeroes[:]
+		}
+		_, err := o.base[volume].WriteAt(data, off)
+		return err
+	}
+	if o.m.rewindHot {
+		restore := []func() error{}
+		err := o.h.Restore(o.back, func(volume int, off int64, data []byte) error {
+			data = bytes.Clone(data)
+			restore = append(restore, func() error { return put(volume, off, data) })
+			return nil
+		})
+		if err == nil {
+			err = o.h.Rewind(o.back)
+		}
+		for _, f := range restore {
+			if err == nil {
+				err = f()
+			}
+		}
+		if err != nil {
+			return err
+		}
+		put = func(int, int64, []byte) error { return nil }
+	}
+	o.h.Leave(o.back)
+	if o.h.Recording() { // or it was given up when the base was back already
+		if err := o.h.Restore(o.back, put); err != nil {
+			return err
+		}
+	}
+	for _, b := range o.base {
+		if err := b.Sync(); err != nil {
+			return err
+		}
+	}
+	o.order, o.applied, o.flushed = o.order[:o.back], o.back, o.back // the journal
+	for lsn := range o.models {
+		if lsn > o.back {
+			delete(o.models, lsn)
+			delete(o.app, lsn)
+		}
+	}
+	o.taken = min(o.taken, o.back)
+	if err := o.h.Rewind(o.back); err != nil {
+		return err
+	}
+	o.back = 0
+	return nil
+}
+
 func (o *oracle) step() error {
-	switch n := o.rng.IntN(21); {
+	switch n := o.rng.IntN(22); {
+	case n == 21:
+		if list := o.h.List(); len(list) > 0 && o.rng.IntN(3) == 0 {
+			o.back = list[o.rng.IntN(len(list))].LSN
+			return o.goBack()
+		}
+		return nil
 	case n < 11:
 		return o.write()
 	case n < 14:
@@ -350,7 +419,8 @@ func TestEveryListedCheckpointIsWhatItWasWheneverThePowerGoes(t *testing.T) {
 }
 
 func TestTheOracleCatchesEveryMutant(t *testing.T) {
-	for name, m := range map[string]mutant{"base first": {baseFirst: true}, "redo records all": {redoAll: true}, "checkpoint in a redo": {takeInRedo: true}} {
+	for name, m := range map[string]mutant{"base first": {baseFirst: true}, "redo records all": {redoAll: true}, "checkpoint in a redo": {takeInRedo: true},
+		"rewound first": {rewindHot: true}} {
 		caught := false
 		for seed := range 400 {
 			if err := newOracle(t, uint64(seed), m).live(12); errors.Is(err, errWrong) {

@@ -55,6 +55,7 @@ type segment struct {
 	point  Point
 	hidden bool // no checkpoint any more; to be merged into the one before
 	pins   int  // views that begin here
+	left   bool // the base is on its way back to before it: nobody reads from here
 	gone   bool
 
 	// into is the segment that this one is being merged into, merged how many of its blocks that has.

@@ -37,6 +37,20 @@ func surplus(held []Held, total int64, keep Keep, now time.Time) int {
 	return -1
 }
 
+// Outlived reports whether even the newest checkpoint is older than any is kept, and nobody reads one: where no other is taken, as in a
+// copy that serves, nothing is left to record for.
+func (h *History) Outlived(now time.Time) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, s := range h.segs {
+		if s.pins > 0 {
+			return false
+		}
+	}
+	n := len(h.segs)
+	return n > 0 && h.segs[n-1].point.Time.Before(now.Add(-h.keep.Load().Age))
+}
+
 // crowded is the checkpoint of a weight that is closest to its neighbours for its age, -1 when there is none that may go.
 func crowded(held []Held, weight int, now time.Time) int {
 	best, least := -1, 0.0

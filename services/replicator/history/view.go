@@ -45,7 +45,7 @@ func (v *View) Point() Point { return v.point }
 func (v *View) Err() error {
 	v.h.mu.RLock()
 	defer v.h.mu.RUnlock()
-	if v.start.gone {
+	if v.start.gone || v.start.left {
 		return errGone
 	}
 	return nil
@@ -69,7 +69,7 @@ func (v *View) ReadAt(volume int, p []byte, off int64) (int, error) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	from := slices.Index(h.segs, v.start)
-	if from < 0 {
+	if from < 0 || v.start.left {
 		return 0, errGone
 	}
 	page := pages.Get().(*[]byte)
