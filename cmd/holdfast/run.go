@@ -127,7 +127,8 @@ func runStartCommand(r *remote) *cobra.Command {
 		Use: "start", Short: "Start a run: a switchover, a failback, or a failover that a person declares", Args: exactly(0, "flags only"),
 		Example: "  holdfast run start --plan main --kind switchover --from a --to b --reason 'power works on Sunday'\n" +
 			"  holdfast run start --plan main --kind failover --from a --to b --accept-loss --reason 'the fire brigade says so'\n" +
-			"  holdfast run start --plan main --kind switchover --from a --to b --checkpoint erp=1042 --accept-loss --reason 'back before the worm'",
+			"  holdfast run start --plan main --kind switchover --from a --to b --checkpoint erp=1042 --accept-loss --reason 'back before the worm'\n" +
+			"  holdfast run start --plan main --kind start --to b --group erp --checkpoint erp=998 --accept-loss --reason 'further back, where it is'",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := need(cmd, "plan", "kind", "reason"); err != nil {
 				return err

@@ -21,7 +21,7 @@ const (
 	CheckpointApp   = "app"   // the same, with the guests quiesced
 )
 
-// Checkpoint is a point of a target's past that its copy can be read at, and promoted at.
+// Checkpoint is a point of a copy's past that it can be read at, and promoted at.
 type Checkpoint struct {
 	LSN   domain.LSN   `json:"lsn"`             // the last change it holds; what it is called by
 	Epoch domain.Epoch `json:"epoch"`           // that change was made under
@@ -38,7 +38,7 @@ type Checkpoint struct {
 	Refuses      string `json:"refuses,omitempty"`
 }
 
-// CheckpointList is every checkpoint of one site's copy, oldest first. A primary has none.
+// CheckpointList is every checkpoint of one site's copy, oldest first. A primary has those of its time as a target.
 type CheckpointList struct {
 	Site        domain.SiteID  `json:"site"`
 	Group       domain.GroupID `json:"group"`

@@ -37,7 +37,7 @@ type RunStartRequest struct {
 	Declared   bool `json:"declared"`
 	AcceptLoss bool `json:"accept_loss"`
 	// Checkpoints brings groups back to a checkpoint of the copy that is to serve, in place of its newest state; what came
-	// after is kept in quarantine. That is a loss, to be accepted with AcceptLoss.
+	// after is kept in quarantine. That is a loss, to be accepted with AcceptLoss. A start brings a group back that serves here.
 	Checkpoints map[domain.GroupID]domain.LSN `json:"checkpoints,omitempty"`
 	Reason      string                        `json:"reason"`
 	By          string                        `json:"by"`

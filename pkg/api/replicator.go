@@ -32,8 +32,11 @@ type PromoteRequest struct {
 	// lease reply; where the two differ it first has one set committed.
 	InSync []domain.SiteID `json:"in_sync"`
 	// Checkpoint, when not 0, is one that this site lists: the copy is brought back to it first, and what came after is kept
-	// aside. A repeat, under this or a higher epoch, keeps what was written since. Errors: not_found.
+	// aside. Errors: not_found.
 	Checkpoint domain.LSN `json:"checkpoint,omitempty"`
+	// Decision names what the checkpoint was decided by, a declaration or a run: a repeat under the same one, and under this or a
+	// higher epoch, keeps what was written since.
+	Decision string `json:"decision,omitempty"`
 }
 
 // PromoteReply says where the volumes are served.

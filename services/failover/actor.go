@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,7 +66,8 @@ func (a actor) Do(ctx context.Context, r api.Run, st api.Step, intend run.Intend
 			return "", err
 		}
 		return asked(call[api.PromoteReply](ctx, a.service, a.cfg.Timings.Demote, api.ServiceReplicator, api.VerbPromote,
-			api.PromoteRequest{Group: st.Group, Epoch: r.Epochs[st.Group], RunID: r.ID, InSync: l.InSync, Checkpoint: r.Checkpoints[st.Group]}))
+			api.PromoteRequest{Group: st.Group, Epoch: r.Epochs[st.Group], RunID: r.ID, InSync: l.InSync, Checkpoint: r.Checkpoints[st.Group],
+				Decision: cmp.Or(string(r.Declaration), string(r.ID))}))
 	case plan.KindProtect:
 		return asked(call[api.Empty](ctx, a.service, 2*a.cfg.Timings.Call, api.ServiceReplicator, api.VerbProtect,
 			api.ProtectRequest{Group: st.Group, Epoch: r.Epochs[st.Group], RunID: r.ID}))

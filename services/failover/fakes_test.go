@@ -98,9 +98,9 @@ func (s *fakeSite) replicator() map[string]bus.Endpoint {
 				}
 				s.lived[r.Group] = r.Epoch
 				if s.at == nil {
-					s.at = map[domain.GroupID]domain.LSN{}
+					s.at, s.decided = map[domain.GroupID]domain.LSN{}, map[domain.GroupID]string{}
 				}
-				s.at[r.Group] = r.Checkpoint
+				s.at[r.Group], s.decided[r.Group] = r.Checkpoint, r.Decision
 				s.w.effect("promote %s at %s %s", r.Group, s.id, r.Epoch)
 				s.epoch[r.Group] = r.Epoch
 			}

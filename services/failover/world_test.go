@@ -58,6 +58,7 @@ type fakeSite struct {
 	epoch    map[domain.GroupID]domain.Epoch // promoted under; 0: target
 	lived    map[domain.GroupID]domain.Epoch // newest promoted under, which is not promoted under twice
 	at       map[domain.GroupID]domain.LSN   // the checkpoint promoted at
+	decided  map[domain.GroupID]string       // by what
 	stopping bool                            // its replicator gives up serving when it is next asked to protect
 	broken   domain.GroupID                  // its copy of this one cannot be promoted
 	// its volumes go when a host next logs in to them

@@ -382,15 +382,15 @@ func (g *Group) historyLost(count int, reason string) {
 
 // leavePast makes the copy ready to change as a primary's: what is open of its past is closed, and the copy is brought back to a
 // checkpoint when one is named and it is not back there already. What checkpoints there are stay; see store.apply.
-func (g *Group) leavePast(ctx context.Context, epoch domain.Epoch, checkpoint domain.LSN) error {
+func (g *Group) leavePast(ctx context.Context, req api.PromoteRequest) error {
 	g.closeOverlays(ctx)
-	if checkpoint == 0 || g.store.rolledBack(checkpoint) {
+	if req.Checkpoint == 0 || g.store.rolledBack(req.Checkpoint, req.Decision) {
 		return nil
 	}
-	if err := g.rollBack(ctx, epoch, checkpoint); err != nil {
+	if err := g.rollBack(ctx, req.Epoch, req.Checkpoint, req.Decision); err != nil {
 		return err
 	}
-	g.publish(ctx, "rolled_back", epoch, checkpoint, "", "")
+	g.publish(ctx, "rolled_back", req.Epoch, req.Checkpoint, "", "")
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -199,9 +200,15 @@ func TestACopyThatServesKeepsItsCheckpoints(t *testing.T) {
 	b.checkStates(states)
 	c.same("a", "b")
 	c.kill("a")
+	last := domain.LSN(0)
 	for i, at := range slices.Backward(slices.Sorted(maps.Keys(upTo(states, reply.LSN)))) { // and further back, again and again
-		if _, err := c.promoteAt("b", domain.Epoch(1282+256*(len(states)-i)), at); err != nil {
+		head := b.g.Status().HeadLSN
+		reply, err := c.promoteAt("b", domain.Epoch(1282+256*(len(states)-i)), at)
+		if err != nil {
 			t.Fatal(err)
+		}
+		if e := reply.Estimate; !e.Known || e.Writes != uint64(head-at) || e.Bytes == 0 || !strings.Contains(e.Text, "back to checkpoint") {
+			t.Fatalf("back from %d to %d: %+v", head, at, e)
 		}
 		if !bytes.Equal(b.read(0, 0, volumeBytes), states[at][0]) {
 			t.Fatalf("not what it was at %d", at)
@@ -209,6 +216,14 @@ func TestACopyThatServesKeepsItsCheckpoints(t *testing.T) {
 		b.checkStates(upTo(states, at))
 		b.scribble(byte(at))
 		b.checkStates(upTo(states, at))
+		last = at
+	}
+	set := c.quo.grant("b", 5122) // the same one again, by another decision
+	if _, err := b.g.Promote(t.Context(), api.PromoteRequest{Group: "erp", Epoch: 5122, InSync: set, Checkpoint: last, Decision: "another"}); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(b.read(0, 0, volumeBytes), states[last][0]) {
+		t.Fatalf("not what it was at %d", last)
 	}
 	if b.facts.has("checkpoints_ended") || b.facts.has("checkpoints_lost") {
 		t.Fatal("its checkpoints are told to be gone")

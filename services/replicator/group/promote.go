@@ -41,7 +41,7 @@ func (g *Group) Promote(ctx context.Context, req api.PromoteRequest) (reply api.
 	if err := g.mayPromote(req.Epoch); err != nil {
 		return reply, err
 	}
-	letGo, err := g.mayRollBack(req.Checkpoint)
+	letGo, err := g.mayRollBack(req.Checkpoint, req.Decision)
 	if err != nil {
 		return reply, fmt.Errorf("promote: %w", err)
 	}
@@ -50,13 +50,13 @@ func (g *Group) Promote(ctx context.Context, req api.PromoteRequest) (reply api.
 	if err != nil {
 		return reply, fmt.Errorf("promote: %w", err)
 	}
+	estimate := g.estimateAt(req.Checkpoint)
 	if serving != nil { // nothing refuses the promote any more
 		serving.stop(errReplaced)
 		if err := g.broken(); err != nil {
 			return reply, fmt.Errorf("promote: %w", err)
 		}
 	}
-	estimate := g.estimateAt(req.Checkpoint)
 	// An attempt before this one may have asked for another set; and the lease's may name more than was committed.
 	unsure := g.tried(req.Epoch) || !slices.Equal(sorted(lease.InSync), sorted(req.InSync))
 	if err := g.fence(ctx, req); err != nil {
@@ -150,7 +150,8 @@ func (g *Group) tried(epoch domain.Epoch) bool {
 
 // takeOver makes the copy ready to go on under the epoch: no other may write to it any more, and the volumes show all of
 // the journal, up to the checkpoint when one is named.
-func (g *Group) takeOver(ctx context.Context, epoch domain.Epoch, checkpoint domain.LSN) error {
+func (g *Group) takeOver(ctx context.Context, req api.PromoteRequest) error {
+	epoch := req.Epoch
 	g.stopReceiver()
 	g.dropStage()
 	if err := g.store.discardStage(); err != nil {
@@ -159,7 +160,7 @@ func (g *Group) takeOver(ctx context.Context, epoch domain.Epoch, checkpoint dom
 	if err := g.store.raiseFence(epoch); err != nil {
 		return err
 	}
-	if err := g.leavePast(ctx, epoch, checkpoint); err != nil {
+	if err := g.leavePast(ctx, req); err != nil {
 		return err
 	}
 	if err := g.store.reloadTail(); err != nil {

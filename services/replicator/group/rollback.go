@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/pkg/api"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -27,24 +28,25 @@ import (
 //	-> remembered as done -> history rewound to the checkpoint -> intent removed
 type rollback struct {
 	LSN     domain.LSN         `json:"lsn"`
+	For     string             `json:"for,omitempty"` // the decision
 	Lineage []api.LineageEntry `json:"lineage"` // of the copy then; ends with the new epoch
 }
 
 func (s *store) rollbackPath() string { return filepath.Join(s.dir, "rollback.json") }
 
-// rolledBack reports whether the copy was brought back to a checkpoint before, for a promotion that did not come to its end,
-// and goes on from there.
-func (s *store) rolledBack(lsn domain.LSN) bool {
+// rolledBack reports whether the copy was brought back to a checkpoint before, for a promotion by the same decision that did not come
+// to its end, and goes on from there.
+func (s *store) rolledBack(lsn domain.LSN, decision string) bool {
 	s.mu.Lock()
 	m := s.meta
 	s.mu.Unlock()
-	return m.RolledUnder != 0 && m.RolledTo == lsn &&
+	return m.RolledUnder != 0 && m.RolledTo == lsn && m.RolledFor == decision &&
 		slices.ContainsFunc(s.lineage(), func(e api.LineageEntry) bool { return e.Epoch == m.RolledUnder && e.FirstLSN == lsn+1 })
 }
 
 // mayRollBack refuses a checkpoint that is not there, and keeps one that is until it is let go.
-func (g *Group) mayRollBack(lsn domain.LSN) (letGo func(), err error) {
-	if lsn == 0 || g.store.rolledBack(lsn) {
+func (g *Group) mayRollBack(lsn domain.LSN, decision string) (letGo func(), err error) {
+	if lsn == 0 || g.store.rolledBack(lsn, decision) {
 		return func() {}, nil
 	}
 	v, err := g.view(lsn)
@@ -65,7 +67,24 @@ func (g *Group) EstimateAt(lsn domain.LSN) (api.LossEstimate, error) {
 		return api.LossEstimate{}, err
 	}
 	defer v.Close()
-	return g.estimate(lsn, v.Point().Time, fmt.Sprintf(", back to checkpoint %d", lsn)), nil
+	note := fmt.Sprintf(", back to checkpoint %d", lsn)
+	if s := g.current(); s != nil {
+		e, err := s.since(v.Point())
+		e.Text = lossText(e) + note
+		return e, err
+	}
+	return g.estimate(lsn, v.Point().Time, note), nil
+}
+
+// since is what the session's copy has beyond a checkpoint. Its bytes are those of the blocks that differ.
+func (s *session) since(p history.Point) (api.LossEstimate, error) {
+	head, _ := s.head()
+	now := time.Now()
+	e := api.LossEstimate{Known: true, Writes: uint64(head - p.LSN), Seconds: max(0, now.Sub(p.Time).Seconds()), AsOf: now}
+	set := extent.New(s.st.sizes())
+	err := s.st.hist.Changed(p.LSN, func(volume int, off, length int64) { set.Mark(volume, off, length) })
+	e.Bytes = uint64(set.Bytes())
+	return e, err
 }
 
 // estimateAt is EstimateAt of a promotion that may be a repeat.
@@ -79,7 +98,7 @@ func (g *Group) estimateAt(lsn domain.LSN) api.LossEstimate {
 
 // rollBack brings the copy to a checkpoint, to go on from there under a new epoch. What came after is kept aside first.
 // Nothing else changes the store.
-func (g *Group) rollBack(ctx context.Context, epoch domain.Epoch, lsn domain.LSN) error {
+func (g *Group) rollBack(ctx context.Context, epoch domain.Epoch, lsn domain.LSN, decision string) error {
 	s := g.store
 	if err := s.reloadTail(); err != nil {
 		return err
@@ -94,7 +113,7 @@ func (g *Group) rollBack(ctx context.Context, epoch domain.Epoch, lsn domain.LSN
 	if err := g.quarantineAfter(ctx, lsn); err != nil {
 		return err
 	}
-	r := rollback{LSN: lsn}
+	r := rollback{LSN: lsn, For: decision}
 	for _, e := range s.lineage() {
 		if e.FirstLSN <= lsn {
 			r.Lineage = append(r.Lineage, e)
@@ -173,7 +192,7 @@ func (s *store) finishRollback(r rollback, failpoint func(string) error) error {
 	if err := s.cutTable(r.LSN); err != nil {
 		return err
 	}
-	err := s.remember(func(m *meta) { m.RolledTo, m.RolledUnder = r.LSN, epoch })
+	err := s.remember(func(m *meta) { m.RolledTo, m.RolledUnder, m.RolledFor = r.LSN, epoch, r.For })
 	if err == nil {
 		err = s.dropAllBitmaps()
 	}

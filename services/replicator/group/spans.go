@@ -25,7 +25,7 @@ func (g *Group) span(ctx context.Context, name, phase string, epoch domain.Epoch
 func (g *Group) fence(ctx context.Context, req api.PromoteRequest) (err error) {
 	ctx, span := g.span(ctx, "fence", "fence", req.Epoch, attribute.String("run", string(req.RunID)))
 	defer func() { telemetry.End(span, err) }()
-	return g.takeOver(ctx, req.Epoch, req.Checkpoint)
+	return g.takeOver(ctx, req)
 }
 
 // linked begins a span of a session's own work, a trace of its own: it may come hours after the promote it links to.

@@ -29,9 +29,11 @@ type meta struct {
 	Seeded     bool         `json:"seeded,omitempty"`      // the volumes hold seeds, no state of the group
 	DemotedEnd domain.LSN   `json:"demoted_lsn,omitempty"` // the end of Demoted
 	Demoted    domain.Epoch `json:"demoted,omitempty"`     // the epoch that was given up in order
-	// RolledTo is the checkpoint that the copy was last brought back to, RolledUnder the epoch that began there.
+	// RolledTo is the checkpoint that the copy was last brought back to, RolledUnder the epoch that began there, RolledFor the decision
+	// that had it done.
 	RolledTo    domain.LSN   `json:"rolled_lsn,omitempty"`
 	RolledUnder domain.Epoch `json:"rolled,omitempty"`
+	RolledFor   string       `json:"rolled_for,omitempty"`
 	// Class is what this copy served as when it served last.
 	Class domain.Durability `json:"class,omitempty"`
 }

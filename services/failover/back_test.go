@@ -1,0 +1,52 @@
+package failover
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/pkg/api"
+	"github.com/holdfast-dr/holdfast/pkg/domain"
+)
+
+func TestAStartBringsAGroupBackToACheckpointWhereItIsServed(t *testing.T) {
+	w := newWorld(t, testGroup(t, "erp", domain.ModeSync, "db"), testGroup(t, "log", domain.ModeSync, "web"))
+	w.atSiteA()
+	epochOf := func(g domain.GroupID) domain.Epoch {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.lease[g].epoch
+	}
+	erp, log := epochOf("erp"), epochOf("log")
+	back := api.RunStartRequest{Plan: "all", Kind: api.RunStart, By: "ann", Reason: "a worm", Groups: []domain.GroupID{"erp"},
+		Checkpoints: map[domain.GroupID]domain.LSN{"erp": 42}}
+	if _, err := w.request("a", back); err == nil {
+		t.Fatal("a loss that nobody accepted")
+	}
+	back.AcceptLoss = true
+	asked, err := w.request("a", back)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.comes(time.Minute, func() string {
+		for _, r := range w.runs("a") {
+			if r.ID == asked.ID && r.State == api.StepDone {
+				return ""
+			}
+		}
+		return fmt.Sprintf("run %s is not done", asked.ID)
+	})
+	w.runsAt("db", "a-h1")
+	if epochOf("erp") <= erp || epochOf("log") != log {
+		t.Fatalf("erp went from epoch %s to %s, log from %s to %s", erp, epochOf("erp"), log, epochOf("log"))
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.sites["a"]
+	if s.at["erp"] != 42 || s.decided["erp"] != string(asked.ID) || s.at["log"] != 0 {
+		t.Fatalf("promoted at %v, decided by %v, want run %s", s.at, s.decided, asked.ID)
+	}
+	if vm := s.hosts["a-h1"].vms["db"]; vm.Epoch != w.lease["erp"].epoch {
+		t.Fatalf("the VM runs under epoch %s", vm.Epoch)
+	}
+}
