@@ -376,7 +376,18 @@ func (s *Sites) Listed(site string, is func(api.Checkpoint) bool) api.Checkpoint
 // BackTo moves the group from one site to the other, to a checkpoint of that one's copy.
 func (s *Sites) BackTo(from, to string, p api.Checkpoint) {
 	s.t.Helper()
-	s.Listed(to, func(have api.Checkpoint) bool { return have.LSN == p.LSN && have.Kind == p.Kind })
-	s.Must(nil, "run", "start", "--plan", Plan, "--kind", "switchover", "--from", from, "--to", to, "--checkpoint", fmt.Sprintf("%s=%d", Group, p.LSN),
-		"--accept-loss", "--reason", "test", "--timeout", patience.String())
+	s.back(to, p, "--kind", "switchover", "--from", from)
+}
+
+// BackInPlace brings the group back to a checkpoint of the site that serves it.
+func (s *Sites) BackInPlace(site string, p api.Checkpoint) {
+	s.t.Helper()
+	s.back(site, p, "--kind", "start")
+}
+
+func (s *Sites) back(site string, p api.Checkpoint, how ...string) {
+	s.t.Helper()
+	s.Listed(site, func(have api.Checkpoint) bool { return have.LSN == p.LSN && have.Kind == p.Kind })
+	s.Must(nil, append([]string{"run", "start", "--plan", Plan, "--to", site, "--checkpoint", fmt.Sprintf("%s=%d", Group, p.LSN),
+		"--accept-loss", "--reason", "test", "--timeout", patience.String()}, how...)...)
 }
