@@ -1,6 +1,7 @@
 package group
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -28,9 +29,16 @@ type life struct {
 	maybe   [2][lifeBlocks]map[uint64]bool // written since, not acknowledged: may be found or not
 	flying  []flying
 	log     []string
-	policy  bool        // changes, too
-	wrote   target.Unit // where the writes under way went
-	cached  bool        // the group's class: what counts as acknowledged is what was flushed
+	policy  bool                 // changes, too
+	wrote   target.Unit          // where the writes under way went
+	cached  bool                 // the group's class: what counts as acknowledged is what was flushed
+	marks   map[moment][2][]byte // what the blocks held at checkpoints
+}
+
+// moment is a checkpoint: of one line only.
+type moment struct {
+	lsn   domain.LSN
+	epoch domain.Epoch
 }
 
 type flying struct {
@@ -150,11 +158,80 @@ func (l *life) promote(s domain.SiteID) {
 	l.check()
 }
 
+// mark makes a checkpoint while nothing is written, and remembers what the blocks hold.
+func (l *life) mark() {
+	p := l.c.nodes[l.primary]
+	got, err := p.g.Mark(l.c.t.Context(), api.CheckpointCreateRequest{Group: "erp", Label: "random"})
+	if err != nil {
+		l.fatal("mark: %v", err)
+	}
+	l.say("mark %d of %s", got.LSN, got.Epoch)
+	l.marks[moment{got.LSN, got.Epoch}] = [2][]byte{p.read(0, 0, lifeBlocks*4096), p.read(1, 0, lifeBlocks*4096)}
+}
+
+// marked are the checkpoints that a site lists and that are known.
+func (l *life) marked(s domain.SiteID) (out []moment) {
+	for _, p := range l.c.nodes[s].checkpoints() {
+		if m := (moment{p.LSN, p.Epoch}); l.marks[m][0] != nil {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// checkMarks reads what the sites list.
+func (l *life) checkMarks() {
+	for _, s := range []domain.SiteID{"a", "b"} {
+		if !l.alive(s) {
+			continue
+		}
+		for _, m := range l.marked(s) {
+			v, err := l.c.nodes[s].g.store.hist.View(m.lsn)
+			if errors.Is(err, domain.ErrNotFound) {
+				continue // a copy that rejoins takes it off the list
+			}
+			for i, want := range l.marks[m] {
+				have := make([]byte, len(want))
+				if err == nil {
+					_, err = v.ReadAt(i, have, 0)
+				}
+				if err != nil || !bytes.Equal(have, want) {
+					l.fatal("checkpoint %d of %s at %s is not what it was in volume %d, %v", m.lsn, m.epoch, s, i, err)
+				}
+			}
+			v.Close()
+		}
+	}
+}
+
+// back has the primary go back to a checkpoint where it is.
+func (l *life) back() {
+	marks := l.marked(l.primary)
+	if len(marks) == 0 {
+		return
+	}
+	m := marks[l.r.IntN(len(marks))]
+	for v := range 2 {
+		for b := range lifeBlocks {
+			l.acked[v][b], l.maybe[v][b] = binary.LittleEndian.Uint64(l.marks[m][v][b*4096:]), map[uint64]bool{}
+		}
+	}
+	l.epoch = l.epoch.Next(int(l.primary[0]-'a') + 1)
+	l.say("back to %d of %s as %s", m.lsn, m.epoch, l.epoch)
+	set := l.c.quo.grant(l.primary, l.epoch)
+	req := api.PromoteRequest{Group: "erp", Epoch: l.epoch, InSync: set, Checkpoint: m.lsn, Decision: l.epoch.String()}
+	if _, err := l.c.nodes[l.primary].g.Promote(l.c.t.Context(), req); err != nil {
+		l.fatal("back to %d: %v", m.lsn, err)
+	}
+	l.check()
+}
+
 func (l *life) step() {
+	defer l.checkMarks()
 	p, t := l.primary, other(l.primary)
-	kinds := 8
+	kinds := 10
 	if l.policy {
-		kinds = 12
+		kinds = 14
 	}
 	switch l.r.IntN(kinds) {
 	case 0, 1:
@@ -193,7 +270,17 @@ func (l *life) step() {
 			l.submit(l.r.IntN(30))
 			l.promote(t)
 		}
-	case 8, 9, 10, 11:
+	case 8:
+		l.mark()
+	case 9:
+		l.submit(l.r.IntN(20))
+		l.collect()
+		if l.r.IntN(3) == 0 {
+			l.back()
+		} else {
+			l.mark()
+		}
+	case 10, 11, 12, 13:
 		l.changePolicy()
 	case 7:
 		if !l.alive(t) {
@@ -254,7 +341,7 @@ func TestRandomCachedLivesLoseNothingThatWasFlushed(t *testing.T) {
 
 func randomLives(t *testing.T, policy bool, class domain.Durability) {
 	t.Helper()
-	seeds, steps := uint64(3), 14
+	seeds, steps := uint64(3), 18
 	if n, err := strconv.Atoi(os.Getenv("HOLDFAST_SEEDS")); err == nil {
 		seeds = uint64(n)
 	}
@@ -266,7 +353,8 @@ func randomLives(t *testing.T, policy bool, class domain.Durability) {
 		t.Run(strconv.Itoa(int(seed)), func(t *testing.T) {
 			c := newCluster(t, domain.ModeSync)
 			c.def.Durability = class
-			l := &life{c: c, r: rand.New(rand.NewPCG(seed, 9)), seed: seed, primary: "a", policy: policy, cached: class == domain.DurabilityCached}
+			c.def.Checkpoints.Every = 50 * time.Millisecond
+			l := &life{c: c, r: rand.New(rand.NewPCG(seed, 9)), seed: seed, primary: "a", policy: policy, cached: class == domain.DurabilityCached, marks: map[moment][2][]byte{}}
 			for v := range l.maybe {
 				for b := range l.maybe[v] {
 					l.maybe[v][b] = map[uint64]bool{}
