@@ -207,6 +207,9 @@ func durabilityText(g domain.Group, c api.GroupStatus) string {
 
 // printHeld tells what writing waits for.
 func printHeld(w io.Writer, c api.GroupStatus) {
+	if c.GoingBackTo != 0 {
+		fmt.Fprintf(w, "\tgoes back to checkpoint %d\n", c.GoingBackTo)
+	}
 	for _, h := range c.Held {
 		fmt.Fprintf(w, "\twaits for the %s since %s: %s\n", h.Reason, h.Since.Local().Format(time.TimeOnly), h.Detail)
 	}

@@ -134,13 +134,15 @@ type ReplicatorStatus struct {
 
 // GroupStatus is one group's copy at one site.
 type GroupStatus struct {
-	Group       domain.GroupID `json:"group"`
-	Role        domain.Role    `json:"role"`
-	Epoch       domain.Epoch   `json:"epoch"`
-	Serving     bool           `json:"serving"`
-	Consistent  bool           `json:"consistent"` // may be promoted
-	HeadLSN     domain.LSN     `json:"head_lsn"`   // durable in the journal here
-	AppliedLSN  domain.LSN     `json:"applied_lsn"`
+	Group      domain.GroupID `json:"group"`
+	Role       domain.Role    `json:"role"`
+	Epoch      domain.Epoch   `json:"epoch"`
+	Serving    bool           `json:"serving"`
+	Consistent bool           `json:"consistent"` // may be promoted
+	HeadLSN    domain.LSN     `json:"head_lsn"`   // durable in the journal here
+	AppliedLSN domain.LSN     `json:"applied_lsn"`
+	// GoingBackTo, when not 0, is the checkpoint that a promotion under way brings the copy back to.
+	GoingBackTo domain.LSN     `json:"going_back_to,omitempty"`
 	JournalUsed int64          `json:"journal_used_bytes"`
 	JournalSize int64          `json:"journal_size_bytes"`
 	Lineage     []LineageEntry `json:"lineage"`

@@ -1,7 +1,6 @@
 package failover
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -61,13 +60,7 @@ func (a actor) Do(ctx context.Context, r api.Run, st api.Step, intend run.Intend
 			Version uint64       `json:"version"`
 		}{d.Epoch, d.Version}, err)
 	case plan.KindPromote:
-		var l api.Lease
-		if err := result(r, plan.ID(plan.KindAcquire, string(st.Group)), &l); err != nil {
-			return "", err
-		}
-		return asked(call[api.PromoteReply](ctx, a.service, a.cfg.Timings.Demote, api.ServiceReplicator, api.VerbPromote,
-			api.PromoteRequest{Group: st.Group, Epoch: r.Epochs[st.Group], RunID: r.ID, InSync: l.InSync, Checkpoint: r.Checkpoints[st.Group],
-				Decision: cmp.Or(string(r.Declaration), string(r.ID))}))
+		return asked(a.promote(ctx, r, g.Group))
 	case plan.KindProtect:
 		return asked(call[api.Empty](ctx, a.service, 2*a.cfg.Timings.Call, api.ServiceReplicator, api.VerbProtect,
 			api.ProtectRequest{Group: st.Group, Epoch: r.Epochs[st.Group], RunID: r.ID}))

@@ -134,14 +134,8 @@ func (a actor) startVM(ctx context.Context, r api.Run, st api.Step, v domain.VM,
 	} else if a.hostDead(ctx, in.Host) {
 		return "", fmt.Errorf("start vm %s: %w: host %s, on which it may run under epoch %s, is dead: another host needs a new epoch", v.ID, domain.ErrRefused, in.Host, epoch)
 	}
-	for h, seen := range view { // what an older epoch left running
-		for _, old := range seen.status.VMs {
-			if old.VM == v.ID && up(old) && old.Epoch < epoch {
-				if _, err := a.stopVM(ctx, h, old, 0); err != nil {
-					return "", err
-				}
-			}
-		}
+	if err := a.stopVMOlder(ctx, view, v, epoch); err != nil {
+		return "", err
 	}
 	var promoted api.PromoteReply
 	if err := result(r, plan.ID(plan.KindPromote, string(st.Group)), &promoted); err != nil {

@@ -75,6 +75,11 @@ func (s *service) launch(ctx context.Context, o order, list api.GroupList) (*run
 			return nil, fmt.Errorf("start run of plan %s: %w: group %s is being moved away by run %s", o.plan.ID, domain.ErrRefused, g, out.run)
 		}
 	}
+	if o.kind == api.RunStart && len(o.checkpoints) > 0 {
+		if err := s.backInPlace(ctx, &o, list); err != nil {
+			return nil, fmt.Errorf("start run of plan %s: %w", o.plan.ID, err)
+		}
+	}
 	r, err := s.build(o, list)
 	if err != nil {
 		return nil, err

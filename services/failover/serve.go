@@ -119,11 +119,11 @@ func (s *service) orderOf(ctx context.Context, req api.RunStartRequest, list api
 			return o, err
 		}
 	}
-	return o, s.atCheckpoints(ctx, &o, req, list)
+	return o, s.atCheckpoints(ctx, &o, req)
 }
 
 // atCheckpoints takes over which groups are to be brought back to a checkpoint, and what that loses.
-func (s *service) atCheckpoints(ctx context.Context, o *order, req api.RunStartRequest, list api.GroupList) error {
+func (s *service) atCheckpoints(ctx context.Context, o *order, req api.RunStartRequest) error {
 	for id, lsn := range req.Checkpoints {
 		e, err := s.estimateAt(ctx, id, lsn)
 		switch {
@@ -137,25 +137,6 @@ func (s *service) atCheckpoints(ctx context.Context, o *order, req api.RunStartR
 		o.estimate[id], o.acceptLoss[id] = e, true
 	}
 	o.checkpoints = req.Checkpoints
-	if req.Kind == api.RunStart {
-		return s.backInPlace(ctx, o, list)
-	}
-	return nil
-}
-
-// backInPlace makes a start bring groups back that may be served here: under an epoch of its own, as they are started again when a host
-// dies.
-func (s *service) backInPlace(ctx context.Context, o *order, list api.GroupList) error {
-	o.above = map[domain.GroupID]domain.Epoch{}
-	for _, g := range list.Groups {
-		if id := g.Group.ID; o.checkpoints[id] != 0 {
-			l, err := s.lease(ctx, id, 0)
-			if err != nil {
-				return fmt.Errorf("checkpoint %d of group %s: its lease: %w", o.checkpoints[id], id, err)
-			}
-			o.above[id] = max(g.Epoch, l.Epoch)
-		}
-	}
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
@@ -134,6 +135,17 @@ func markFrame(set *extent.Set, f *journal.Frame, after, upto domain.LSN) {
 	}
 }
 
+// reaches reports whether a map has every block that was written after `since` and before what the ring has, from its tail on.
+func (d *dirtyMap) reaches(since, tail domain.LSN) bool {
+	return d != nil && d.base <= since && d.upto+1 >= tail
+}
+
+// anyReaches reports whether what was written after `since` is known without the copy's past.
+func (s *store) anyReaches(maps []*dirtyMap, since domain.LSN) bool {
+	tail := s.j.State().TailLSN
+	return tail <= since+1 || slices.ContainsFunc(maps, func(d *dirtyMap) bool { return d.reaches(since, tail) })
+}
+
 // writtenSince gives the blocks that this copy's changes after `since` touch: from the journal, and where that does not
 // reach back far enough, from a bitmap that does. known is false when neither does.
 func (s *store) writtenSince(since domain.LSN, maps []*dirtyMap) (set *extent.Set, known bool, err error) {
@@ -142,7 +154,7 @@ func (s *store) writtenSince(since domain.LSN, maps []*dirtyMap) (set *extent.Se
 	from := since
 	if st.TailLSN > since+1 {
 		for _, d := range maps {
-			if d != nil && d.base <= since && d.upto+1 >= st.TailLSN {
+			if d.reaches(since, st.TailLSN) {
 				set.Union(d.set)
 				from, known = st.TailLSN-1, true
 			}

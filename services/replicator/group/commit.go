@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/clock"
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 )
 
 // commitLoop is the committer: it cuts the open frame whenever the one before it is written. Only a command that is alone is committed
@@ -204,18 +205,26 @@ func (s *session) nextToApply() *batch {
 
 // apply brings a frame to the volumes. Where their disk is full, initiators wait for room: what they wrote is in the journal.
 func (s *session) apply(b *batch) error {
-	if b.whole {
-		s.whole.Begin()
-		defer s.whole.End()
-	}
-	if err := s.g.outlivePast(s.ctx, s.epoch); err != nil {
-		return err
+	guard := &s.whole
+	if !b.whole {
+		guard = nil
 	}
 	return s.g.roomy(s.ctx, func() error {
-		if !s.gate.open() {
-			return fmt.Errorf("wait for room under epoch %s: %w", s.epoch, domain.ErrNoLease)
+		for {
+			if !s.gate.open() {
+				return fmt.Errorf("wait for room under epoch %s: %w", s.epoch, domain.ErrNoLease)
+			}
+			err := s.g.outlivePast(s.ctx, s)
+			if err == nil {
+				err = s.st.apply(&b.frame, guard)
+			}
+			if !vfs.IsFull(err) {
+				return err
+			}
+			if gave, failed := s.st.hist.Yield(err); failed != nil || !gave { // writers would wait for what is kept of the past
+				return errors.Join(err, failed)
+			}
 		}
-		return s.st.apply(&b.frame)
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -33,6 +34,8 @@ type Group struct {
 	writes *rates.Recorder // what is written here as a primary
 
 	holding chan struct{} // guests are held for one checkpoint at a time
+
+	goingBack atomic.Uint64 // the checkpoint that a promotion under way brings the copy back to
 
 	ctl chan struct{} // one change of part at a time: promote, demote, fence, rejoin, a resync's begin and commit
 
@@ -307,7 +310,7 @@ func (g *Group) Status() api.GroupStatus {
 	s, failure, staging := g.session, g.failure, g.staging
 	reply, adopted, policyError := g.reply, g.adopted, errors.Join(g.policyError, g.volumeError)
 	g.mu.Unlock()
-	out := api.GroupStatus{
+	out := api.GroupStatus{GoingBackTo: domain.LSN(g.goingBack.Load()),
 		Group: g.id, Role: domain.RoleTarget, Epoch: g.store.fence(), Consistent: failure == nil && !staging && !g.store.seeded() && st.Broken == nil,
 		HeadLSN: st.LastLSN, AppliedLSN: g.store.applied(), JournalUsed: st.UsedBytes, JournalSize: st.SizeBytes, Lineage: lineageToAPI(st.Lineage),
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 	"github.com/holdfast-dr/holdfast/services/replicator/lineage"
 	"github.com/holdfast-dr/holdfast/services/replicator/sparse"
+	"github.com/holdfast-dr/holdfast/services/replicator/whole"
 )
 
 // past is what a copy keeps of the pace of its checkpoints. Only who applies uses it.
@@ -151,9 +152,10 @@ type part struct {
 type bringer struct {
 	s *store
 	// floor, in a redo, is the newest checkpoint: changes up to there are not recorded, and markers taken already.
-	floor  domain.LSN
-	parts  []part
-	ranges []history.Range
+	floor   domain.LSN
+	readers *whole.Guard // nil: nobody reads the volumes meanwhile, or no frame is to be seen as a whole
+	parts   []part
+	ranges  []history.Range
 }
 
 // bring gathers a frame; where a checkpoint lies in it, or a change of the volumes, everything up to there is applied.
@@ -230,10 +232,7 @@ func (b *bringer) flush() error {
 		return err
 	}
 	for _, p := range b.parts {
-		b.s.applyMu.Lock()
-		err := b.s.ap.Apply(p.f, p.upto)
-		b.s.applyMu.Unlock()
-		if err != nil {
+		if err := b.s.show(p.f, p.upto, b.readers); err != nil {
 			return err
 		}
 		b.s.past.at = p.f.Time
@@ -387,6 +386,8 @@ func (g *Group) leavePast(ctx context.Context, req api.PromoteRequest) error {
 	if req.Checkpoint == 0 || g.store.rolledBack(req.Checkpoint, req.Decision) {
 		return nil
 	}
+	g.goingBack.Store(uint64(req.Checkpoint))
+	defer g.goingBack.Store(0)
 	if err := g.rollBack(ctx, req.Epoch, req.Checkpoint, req.Decision); err != nil {
 		return err
 	}
@@ -396,14 +397,16 @@ func (g *Group) leavePast(ctx context.Context, req api.PromoteRequest) error {
 
 // outlivePast gives up the past of a copy that serves once all of it is older than is kept: no checkpoint comes by itself any more,
 // and what is overwritten need not be kept for ever. Only who applies calls it.
-func (g *Group) outlivePast(ctx context.Context, epoch domain.Epoch) error {
-	if !g.store.hist.Outlived(time.Now()) {
+//
+// Its age begins with the session: the checkpoints of a group that nobody wrote to for long are all that there is when it is taken over.
+func (g *Group) outlivePast(ctx context.Context, s *session) error {
+	if !g.store.hist.Outlived(s.began, time.Now()) {
 		return nil
 	}
 	n := len(g.store.hist.List())
 	if err := g.store.hist.End(); err != nil {
 		return err
 	}
-	g.publish(ctx, "checkpoints_ended", epoch, g.store.applied(), "", fmt.Sprintf("%d checkpoints: this site serves, and they are older than any is kept", n))
+	g.publish(ctx, "checkpoints_ended", s.epoch, g.store.applied(), "", fmt.Sprintf("%d checkpoints: this site serves, and they are older than any is kept", n))
 	return nil
 }

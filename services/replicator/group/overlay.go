@@ -83,8 +83,8 @@ func (g *Group) OpenCheckpoint(ctx context.Context, req api.CheckpointOpenReques
 	have := g.overlays[req.Checkpoint]
 	g.mu.Unlock()
 	if have != nil {
-		if err := have.view.Err(); err != nil {
-			return reply, fmt.Errorf("checkpoint %d of group %s is open, but gone: close it: %w", req.Checkpoint, g.id, err)
+		if !have.view.Listed() {
+			return reply, fmt.Errorf("checkpoint %d of group %s is open, but no checkpoint any more: close it: %w", req.Checkpoint, g.id, domain.ErrNotFound)
 		}
 		if req.LimitBytes > 0 {
 			have.bound.allow(req.LimitBytes)
@@ -298,10 +298,11 @@ func (g *Group) ReadCheckpoint(req api.CheckpointReadRequest) (reply api.Checkpo
 func (g *Group) reading(lsn domain.LSN) (*history.View, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if r := g.readers[lsn]; r != nil {
+	if r := g.readers[lsn]; r != nil && r.view.Listed() {
 		r.idle.Reset(readerIdle)
 		return r.view, nil
 	}
+	g.unreadLocked(lsn)
 	v, err := g.view(lsn)
 	if err != nil {
 		return nil, err
@@ -313,6 +314,11 @@ func (g *Group) reading(lsn domain.LSN) (*history.View, error) {
 func (g *Group) unread(lsn domain.LSN) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.unreadLocked(lsn)
+}
+
+// unreadLocked is unread under mu.
+func (g *Group) unreadLocked(lsn domain.LSN) {
 	if r := g.readers[lsn]; r != nil {
 		r.idle.Stop()
 		r.view.Close()

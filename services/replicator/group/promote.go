@@ -1,6 +1,7 @@
 package group
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -28,15 +29,19 @@ func (g *Group) Promote(ctx context.Context, req api.PromoteRequest) (reply api.
 	}
 	defer end()
 	defer func() { g.failIfDamaged(err) }()
+	req.Decision = cmp.Or(req.Decision, string(req.RunID)) // who knows of no decisions yet
 	if err := g.broken(); err != nil {
 		return reply, fmt.Errorf("promote: %w", err)
 	}
 	serving := g.current()
 	if s := serving; s != nil && s.epoch >= req.Epoch {
-		if s.epoch == req.Epoch && s.gate.open() {
-			return g.serveConfirmed(ctx, s)
+		switch {
+		case s.epoch != req.Epoch || !s.gate.open():
+			return reply, fmt.Errorf("promote group %s to epoch %s: serving epoch %s: %w", g.id, req.Epoch, s.epoch, domain.ErrStaleEpoch)
+		case req.Checkpoint != 0 && !g.store.rolledBack(req.Checkpoint, req.Decision):
+			return reply, fmt.Errorf("promote group %s at checkpoint %d: its newest state is served under epoch %s, take a new one: %w", g.id, req.Checkpoint, s.epoch, domain.ErrStaleEpoch)
 		}
-		return reply, fmt.Errorf("promote group %s to epoch %s: serving epoch %s: %w", g.id, req.Epoch, s.epoch, domain.ErrStaleEpoch)
+		return g.serveConfirmed(ctx, s)
 	}
 	if err := g.mayPromote(req.Epoch); err != nil {
 		return reply, err
@@ -50,8 +55,11 @@ func (g *Group) Promote(ctx context.Context, req api.PromoteRequest) (reply api.
 	if err != nil {
 		return reply, fmt.Errorf("promote: %w", err)
 	}
-	estimate := g.estimateAt(req.Checkpoint)
-	if serving != nil { // nothing refuses the promote any more
+	estimate, err := g.estimateAt(req.Checkpoint, req.Decision)
+	if err != nil {
+		return reply, fmt.Errorf("promote: %w", err)
+	}
+	if serving != nil {
 		serving.stop(errReplaced)
 		if err := g.broken(); err != nil {
 			return reply, fmt.Errorf("promote: %w", err)

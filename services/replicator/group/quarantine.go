@@ -113,7 +113,7 @@ func (s *store) keepBlocks(item *api.Quarantined, common domain.LSN, maps []*dir
 	if tail := s.j.State().TailLSN; tail > common+1 {
 		known := false
 		for _, d := range maps {
-			if d.base <= common && d.upto+1 >= tail {
+			if d.reaches(common, tail) {
 				set.Union(d.set)
 				known = true
 			}

@@ -170,12 +170,14 @@ func (g *Group) diverged(ctx context.Context, reply *api.RejoinReply, known bool
 			maps = append(maps, d)
 		}
 	}
-	past, err := g.store.pastMap(reply.LSN)
-	if err != nil {
-		return err
-	}
-	if past != nil {
-		maps = append(maps, past)
+	if !g.store.anyReaches(maps, reply.LSN) { // a past may be of everything since a promotion long ago
+		past, err := g.store.pastMap(reply.LSN)
+		if err != nil {
+			return err
+		}
+		if past != nil {
+			maps = append(maps, past)
+		}
 	}
 	item, err := g.store.quarantineTail(g.cfg.Site, reply.LSN, maps)
 	if err != nil {

@@ -29,7 +29,7 @@ import (
 type rollback struct {
 	LSN     domain.LSN         `json:"lsn"`
 	For     string             `json:"for,omitempty"` // the decision
-	Lineage []api.LineageEntry `json:"lineage"` // of the copy then; ends with the new epoch
+	Lineage []api.LineageEntry `json:"lineage"`       // of the copy then; ends with the new epoch
 }
 
 func (s *store) rollbackPath() string { return filepath.Join(s.dir, "rollback.json") }
@@ -62,11 +62,10 @@ func (g *Group) EstimateAt(lsn domain.LSN) (api.LossEstimate, error) {
 	if lsn == 0 {
 		return g.Estimate(), nil
 	}
-	v, err := g.view(lsn)
+	v, err := g.reading(lsn) // and keep it for a while: whoever asks may be about to go back to it
 	if err != nil {
 		return api.LossEstimate{}, err
 	}
-	defer v.Close()
 	note := fmt.Sprintf(", back to checkpoint %d", lsn)
 	if s := g.current(); s != nil {
 		e, err := s.since(v.Point())
@@ -80,7 +79,8 @@ func (g *Group) EstimateAt(lsn domain.LSN) (api.LossEstimate, error) {
 func (s *session) since(p history.Point) (api.LossEstimate, error) {
 	head, _ := s.head()
 	now := time.Now()
-	e := api.LossEstimate{Known: true, Writes: uint64(head - p.LSN), Seconds: max(0, now.Sub(p.Time).Seconds()), AsOf: now}
+	// A mark is listed before it counts as acknowledged.
+	e := api.LossEstimate{Known: true, Writes: uint64(max(head, p.LSN) - p.LSN), Seconds: max(0, now.Sub(p.Time).Seconds()), AsOf: now}
 	set := extent.New(s.st.sizes())
 	err := s.st.hist.Changed(p.LSN, func(volume int, off, length int64) { set.Mark(volume, off, length) })
 	e.Bytes = uint64(set.Bytes())
@@ -88,12 +88,11 @@ func (s *session) since(p history.Point) (api.LossEstimate, error) {
 }
 
 // estimateAt is EstimateAt of a promotion that may be a repeat.
-func (g *Group) estimateAt(lsn domain.LSN) api.LossEstimate {
-	e, err := g.EstimateAt(lsn)
-	if err != nil { // the copy is back there already
-		return g.Estimate()
+func (g *Group) estimateAt(lsn domain.LSN, decision string) (api.LossEstimate, error) {
+	if g.store.rolledBack(lsn, decision) {
+		return g.Estimate(), nil
 	}
-	return e
+	return g.EstimateAt(lsn)
 }
 
 // rollBack brings the copy to a checkpoint, to go on from there under a new epoch. What came after is kept aside first.

@@ -26,6 +26,7 @@ type session struct {
 	gate  *gate
 	log   *slog.Logger
 	cause trace.SpanContext // what the promote was asked by
+	began time.Time
 
 	ctx       context.Context //nolint:containedctx // the session's own life, ended by fail
 	cancel    context.CancelCauseFunc
@@ -108,7 +109,7 @@ var errOvertaken = errors.New("overtaken")
 func newSession(ctx context.Context, g *Group, epoch domain.Epoch, deadline clock.Time) *session {
 	n := g.store.j.Next()
 	s := &session{
-		g: g, st: g.store, epoch: epoch, gate: newGate(g.cfg.Now, deadline), log: g.log.With("epoch", epoch.String()),
+		g: g, st: g.store, epoch: epoch, gate: newGate(g.cfg.Now, deadline), log: g.log.With("epoch", epoch.String()), began: time.Now(),
 		ended: make(chan struct{}), confirmed: make(chan struct{}), serving: make(chan struct{}), volumeWake: make(chan struct{}, 1), window: newWindow(g.cfg.Memory),
 		kickCkpt: make(chan struct{}, 1), commitWake: make(chan struct{}, 1), completeWake: make(chan struct{}, 1), released: make(chan struct{}, 1),
 		next: n.FirstLSN, number: 1, applied: n.FirstLSN - 1, acked: n.FirstLSN - 1, required: map[domain.SiteID]bool{},

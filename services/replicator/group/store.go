@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 	"github.com/holdfast-dr/holdfast/services/replicator/slots"
+	"github.com/holdfast-dr/holdfast/services/replicator/whole"
 )
 
 // meta is what a copy remembers beside its journal, in the journal's superblocks.
@@ -269,12 +270,12 @@ func lineageFromAPI(l []api.LineageEntry) []journal.LineageEntry {
 // last is the last durable change.
 func (s *store) last() domain.LSN { return s.j.Next().FirstLSN - 1 }
 
-// apply brings one durable frame of the copy's own serving to the volumes. Safe beside everything else. A copy that has a past goes on
-// keeping what is overwritten, and has a checkpoint wherever one is asked for; none by the clock, which would have every block read
-// and kept again after each.
-func (s *store) apply(f *journal.Frame) error {
+// apply brings one durable frame of the copy's own serving to the volumes, as a whole where readers are guarded. Safe beside everything
+// else. A copy that has a past goes on keeping what is overwritten, and has a checkpoint wherever one is asked for; none by the clock,
+// which would have every block read and kept again after each.
+func (s *store) apply(f *journal.Frame, readers *whole.Guard) error {
 	if s.hist.Recording() {
-		b := bringer{s: s}
+		b := bringer{s: s, readers: readers}
 		if err := b.bring(f); err != nil {
 			return err
 		}
@@ -285,9 +286,18 @@ func (s *store) apply(f *journal.Frame) error {
 			return err
 		}
 	}
+	return s.show(f, f.LastLSN, readers)
+}
+
+// show writes a frame to the volumes, up to a change.
+func (s *store) show(f *journal.Frame, upto domain.LSN, readers *whole.Guard) error {
+	if readers != nil {
+		readers.Begin()
+		defer readers.End()
+	}
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
-	return s.ap.Apply(f, f.LastLSN)
+	return s.ap.Apply(f, upto)
 }
 
 // applied is the last change the volumes show.

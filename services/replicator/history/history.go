@@ -343,12 +343,14 @@ func (h *History) take(p Point) error {
 	return h.withRoom(h.save)
 }
 
+const noRoom = "no space left on the disk"
+
 // withRoom does what takes room on the disk, and again as long as it finds none and there is an old checkpoint to give up.
 // Call it under change.
 func (h *History) withRoom(do func() error) error {
 	for {
 		err := do()
-		if err == nil || !vfs.IsFull(err) || !h.dropOldest("no space left on the disk") {
+		if err == nil || !vfs.IsFull(err) || !h.dropOldest(noRoom) {
 			return err
 		}
 	}

@@ -1,10 +1,12 @@
 package history
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/holdfast-dr/holdfast/pkg/domain"
+	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
 )
 
 // Leave says that the base is about to go back to a checkpoint: what came after is no checkpoint any more for who reads it. What
@@ -22,15 +24,19 @@ func (h *History) Leave(lsn domain.LSN) {
 }
 
 // Rewind says that the base is again what it was at a checkpoint, durably there: the checkpoints before it stay, and it is the newest one.
-// It may be repeated until the base changes. Without that checkpoint, or room for it, the whole history is given up. An error
-// is one that must stop the copy, as Take's.
+// It may be repeated until the base changes. Without that checkpoint the whole history is given up. An error is one for want of room
+// on the disk, after which all is as before, or one that must stop the copy, as Take's.
 func (h *History) Rewind(lsn domain.LSN) error {
 	h.change.Lock()
 	defer h.change.Unlock()
-	if err := h.rewind(lsn); err != nil {
-		return h.abandon(fmt.Errorf("go back to checkpoint %d: %w", lsn, err))
+	err := h.rewind(lsn)
+	if err != nil {
+		err = fmt.Errorf("go back to checkpoint %d: %w", lsn, err)
 	}
-	return nil
+	if err == nil || vfs.IsFull(err) {
+		return err
+	}
+	return h.abandon(err)
 }
 
 // rewind puts an empty segment in the place of the checkpoint's own and of all that follow. Under change.
@@ -48,28 +54,36 @@ func (h *History) rewind(lsn domain.LSN) error {
 	if err != nil {
 		return err
 	}
-	left := h.segs[i:]
-	h.mu.Lock()
-	h.segs = append(h.segs[:i:i], fresh)
-	h.bytes += fresh.size
-	h.next++
-	for _, s := range left {
-		h.bytes -= s.size
+	before, gone := h.segs, h.gone
+	h.turn(append(slices.Clone(before[:i]), fresh), slices.Clone(gone))
+	for _, s := range before[i:] {
 		h.gone = append(h.gone, s.seq)
+	}
+	h.next++
+	if err := h.save(); err != nil {
+		h.turn(before, gone)
+		return errors.Join(err, fresh.f.Close())
+	}
+	h.mu.Lock()
+	h.bytes += fresh.size
+	for _, s := range before[i:] {
+		h.bytes -= s.size
 		s.drop()
 	}
 	h.mu.Unlock()
-	if err := h.save(); err != nil {
-		return err
-	}
-	for _, s := range left {
+	for _, s := range before[i:] {
 		if err := h.remove(s.seq); err != nil { // with the next start
 			h.cfg.Log.Warn("segment of a checkpoint that was left is not removed", "folder", h.cfg.Dir, "segment", s.seq, "error", err)
 			continue
 		}
-		h.mu.Lock()
 		h.gone = slices.DeleteFunc(h.gone, func(q uint64) bool { return q == s.seq })
-		h.mu.Unlock()
 	}
 	return nil
+}
+
+// turn makes another list of segments the present one. Under change.
+func (h *History) turn(segs []*segment, gone []uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.segs, h.gone = segs, gone
 }

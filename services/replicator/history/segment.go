@@ -9,6 +9,8 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"iter"
+	"maps"
 	"path/filepath"
 	"slices"
 
@@ -379,7 +381,15 @@ func (s *segment) sort() []slot {
 
 func (s *segment) close(sorted []slot) { s.open, s.sorted = nil, sorted }
 
-// slots is every block of the segment.
+// each is every block of the segment, in no order: sorting those of an open one takes a while.
+func (s *segment) each() iter.Seq[slot] {
+	if s.open != nil {
+		return maps.Values(s.open)
+	}
+	return slices.Values(s.sorted)
+}
+
+// slots is every block of the segment, in order.
 func (s *segment) slots() []slot {
 	if s.open != nil {
 		return s.sort()

@@ -37,18 +37,33 @@ func surplus(held []Held, total int64, keep Keep, now time.Time) int {
 	return -1
 }
 
-// Outlived reports whether even the newest checkpoint is older than any is kept, and nobody reads one: where no other is taken, as in a
-// copy that serves, nothing is left to record for.
-func (h *History) Outlived(now time.Time) bool {
+// Outlived reports whether even the newest checkpoint, or since where that is later, is longer ago than any is kept, and nobody reads one:
+// where no other is taken, as in a copy that serves, nothing is left to record for.
+func (h *History) Outlived(since, now time.Time) bool {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	for _, s := range h.segs {
-		if s.pins > 0 {
-			return false
-		}
-	}
 	n := len(h.segs)
-	return n > 0 && h.segs[n-1].point.Time.Before(now.Add(-h.keep.Load().Age))
+	if n == 0 || slices.ContainsFunc(h.segs, func(s *segment) bool { return s.pins > 0 }) {
+		return false
+	}
+	if newest := h.segs[n-1].point.Time; newest.After(since) {
+		since = newest
+	}
+	return since.Before(now.Add(-h.keep.Load().Age))
+}
+
+// Yield gives room on a full disk to whoever needs it more: the oldest checkpoint, or the last one. False: there is none. An error is one
+// that must stop the copy, as Take's.
+func (h *History) Yield(why error) (bool, error) {
+	h.change.Lock()
+	defer h.change.Unlock()
+	if h.dropOldest(noRoom) {
+		return true, nil
+	}
+	if len(h.segs) == 0 {
+		return false, nil
+	}
+	return true, h.abandon(why)
 }
 
 // crowded is the checkpoint of a weight that is closest to its neighbours for its age, -1 when there is none that may go.

@@ -41,14 +41,11 @@ func (h *History) at(lsn domain.LSN) int {
 // Point is the checkpoint.
 func (v *View) Point() Point { return v.point }
 
-// Err is why the view cannot be read any more, nil while it can.
-func (v *View) Err() error {
+// Listed reports whether the checkpoint still is one. One that a resync took off the list can be read on, and another may have its LSN.
+func (v *View) Listed() bool {
 	v.h.mu.RLock()
 	defer v.h.mu.RUnlock()
-	if v.start.gone || v.start.left {
-		return errGone
-	}
-	return nil
+	return !v.start.gone && !v.start.hidden
 }
 
 // Close lets go of the checkpoint.
@@ -133,7 +130,7 @@ func (h *History) Changed(lsn domain.LSN, visit func(volume int, off, length int
 		return fmt.Errorf("checkpoint %d: %w", lsn, domain.ErrNotFound)
 	}
 	for _, s := range h.segs[i:] {
-		for _, x := range s.slots() {
+		for x := range s.each() {
 			if volume, off := volumeOf(x.block); h.inside(volume, off) {
 				visit(volume, off, min(BlockSize, h.cfg.Sizes[volume]-off))
 			}
