@@ -38,7 +38,8 @@ type Checkpoint struct {
 	Refuses      string `json:"refuses,omitempty"`
 }
 
-// CheckpointList is every checkpoint of one site's copy, oldest first. A primary has those of its time as a target.
+// CheckpointList is every checkpoint of one site's copy, oldest first. A primary has those of its time as a target, and what was
+// marked since while it had any.
 type CheckpointList struct {
 	Site        domain.SiteID  `json:"site"`
 	Group       domain.GroupID `json:"group"`

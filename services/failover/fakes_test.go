@@ -89,6 +89,13 @@ func (s *fakeSite) replicator() map[string]bus.Endpoint {
 		api.VerbPromote: bus.Answer(func(_ context.Context, r api.PromoteRequest) (api.PromoteReply, error) {
 			s.w.mu.Lock()
 			defer s.w.mu.Unlock()
+			if gone := s.goingBack; gone != nil && r.Checkpoint != 0 { // however often it is asked
+				s.backTo = r.Checkpoint
+				s.w.mu.Unlock()
+				<-gone
+				s.w.mu.Lock()
+				s.backTo = 0
+			}
 			if s.broken == r.Group {
 				return api.PromoteReply{}, fmt.Errorf("promote group %s: its journal is broken: %w", r.Group, domain.ErrRefused)
 			}
@@ -155,7 +162,7 @@ func (s *fakeSite) replicator() map[string]bus.Endpoint {
 // copyOf is the site's copy of a group; w.mu is held.
 func (s *fakeSite) copyOf(g domain.GroupID, disks func(domain.GroupID, domain.Epoch) []api.Disk) api.GroupStatus {
 	e := s.epoch[g]
-	st := api.GroupStatus{Group: g, Role: domain.RoleTarget, Epoch: e, Serving: e != 0, Disks: disks(g, e)}
+	st := api.GroupStatus{GoingBackTo: s.backTo, Group: g, Role: domain.RoleTarget, Epoch: e, Serving: e != 0, Disks: disks(g, e)}
 	if lived := s.lived[g]; lived != 0 {
 		st.Lineage = []api.LineageEntry{{Epoch: lived, Site: s.id}}
 	}

@@ -52,15 +52,17 @@ type fakeLease struct {
 
 // fakeSite is what a site has besides the service under test.
 type fakeSite struct {
-	w        *world
-	id       domain.SiteID
-	stop     context.CancelFunc
-	epoch    map[domain.GroupID]domain.Epoch // promoted under; 0: target
-	lived    map[domain.GroupID]domain.Epoch // newest promoted under, which is not promoted under twice
-	at       map[domain.GroupID]domain.LSN   // the checkpoint promoted at
-	decided  map[domain.GroupID]string       // by what
-	stopping bool                            // its replicator gives up serving when it is next asked to protect
-	broken   domain.GroupID                  // its copy of this one cannot be promoted
+	w         *world
+	id        domain.SiteID
+	stop      context.CancelFunc
+	epoch     map[domain.GroupID]domain.Epoch // promoted under; 0: target
+	lived     map[domain.GroupID]domain.Epoch // newest promoted under, which is not promoted under twice
+	at        map[domain.GroupID]domain.LSN   // the checkpoint promoted at
+	decided   map[domain.GroupID]string       // by what
+	goingBack chan struct{}                   // nil, or closed when a copy is back at its checkpoint
+	backTo    domain.LSN
+	stopping  bool           // its replicator gives up serving when it is next asked to protect
+	broken    domain.GroupID // its copy of this one cannot be promoted
 	// its volumes go when a host next logs in to them
 	vanishing bool
 	records   map[string]api.DNSRecord

@@ -48,10 +48,10 @@
 //
 // # History
 //
-// A copy that follows keeps its past (package history): before frames are applied, or a resync's stage, what they overwrite
+// A copy keeps its past (package history): before frames are applied, or a resync's stage, what they overwrite
 // is recorded. Recovery redoes all of the journal, recording what it overwrites, as the newest checkpoint may need it; no
-// checkpoint is taken by the clock before that is done, since until then the volumes may hold later changes. A copy that is
-// to serve ends its history before anything else changes the volumes.
+// checkpoint is taken by the clock before that is done, since until then the volumes may hold later changes. A copy that serves
+// goes on with what it had as a target, takes checkpoints where a mark asks for one, and gives them up for room that its writers need.
 //
 // # Failure cases
 //

@@ -384,7 +384,7 @@ func (h *History) dropOldest(reason string) bool {
 // abandon gives the history up because of err. Call it under change.
 func (h *History) abandon(err error) error {
 	n := len(h.List())
-	h.cfg.Log.Error("history given up; it begins anew with the next checkpoint", "folder", h.cfg.Dir, "checkpoints", n, "error", err)
+	h.cfg.Log.Error("history given up; in a copy that follows it begins anew with the next checkpoint", "folder", h.cfg.Dir, "checkpoints", n, "error", err)
 	if end := h.end(); end != nil {
 		return errors.Join(err, end)
 	}
