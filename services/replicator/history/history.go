@@ -297,7 +297,7 @@ func (h *History) Confirm(lsn domain.LSN, epoch domain.Epoch) error {
 	defer h.change.Unlock()
 	h.mu.Lock()
 	at := slices.IndexFunc(h.segs, func(s *segment) bool {
-		return s.point.LSN == lsn && s.point.Epoch == epoch && s.point.Kind != KindApp
+		return !s.hidden && s.point.LSN == lsn && s.point.Epoch == epoch && s.point.Kind != KindApp
 	})
 	if at >= 0 {
 		h.segs[at].point.Kind = KindApp
