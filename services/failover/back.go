@@ -54,8 +54,9 @@ func (a actor) promote(ctx context.Context, r api.Run, g domain.Group) (api.Prom
 // stopOlder stops the VMs of a group that run here under an older epoch: their disks are about to go. What cannot be stopped loses them
 // all the same, and is stopped when it is to be started again.
 func (a actor) stopOlder(ctx context.Context, g domain.Group, epoch domain.Epoch) {
+	view := a.askHosts(ctx, a.siteHosts(g))
 	for _, v := range g.VMs {
-		if err := a.stopVMOlder(ctx, a.askHosts(ctx, v.Sites[a.cfg.Site].Hosts), v, epoch); err != nil {
+		if err := a.stopVMOlder(ctx, view, v, epoch); err != nil {
 			a.log.Warn("vm not stopped before its disks go back", "vm", string(v.ID), "error", err)
 		}
 	}

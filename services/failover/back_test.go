@@ -9,6 +9,21 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 )
 
+func TestARunBringsAGroupBackToACheckpoint(t *testing.T) {
+	w := newWorld(t, testGroup(t, "erp", domain.ModeSync, "db"), testGroup(t, "log", domain.ModeSync, "web"))
+	w.atSiteA()
+	if _, err := w.request("b", api.RunStartRequest{Plan: "all", Kind: api.RunSwitchover, By: "ann", Reason: "a worm", AcceptLoss: true,
+		Checkpoints: map[domain.GroupID]domain.LSN{"erp": 42}}); err != nil {
+		t.Fatal(err)
+	}
+	r := w.awaitRun("b", api.RunSwitchover, api.StepDone)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if at := w.sites["b"].at; at["erp"] != 42 || at["log"] != 0 || r.Checkpoints["erp"] != 42 || r.Estimate["erp"].Text == "" {
+		t.Fatalf("promoted at %v, the run says %v with the loss %v", at, r.Checkpoints, r.Estimate)
+	}
+}
+
 func TestAStartBringsAGroupBackToACheckpointWhereItIsServed(t *testing.T) {
 	w := newWorld(t, testGroup(t, "erp", domain.ModeSync, "db"), testGroup(t, "log", domain.ModeSync, "web"))
 	w.atSiteA()

@@ -140,6 +140,17 @@ func (d *dirtyMap) reaches(since, tail domain.LSN) bool {
 	return d != nil && d.base <= since && d.upto+1 >= tail
 }
 
+// unite adds to set what the maps know that reach back to `since`; false when none does.
+func unite(set *extent.Set, maps []*dirtyMap, since, tail domain.LSN) (known bool) {
+	for _, d := range maps {
+		if d.reaches(since, tail) {
+			set.Union(d.set)
+			known = true
+		}
+	}
+	return known
+}
+
 // anyReaches reports whether what was written after `since` is known without the copy's past.
 func (s *store) anyReaches(maps []*dirtyMap, since domain.LSN) bool {
 	tail := s.j.State().TailLSN
@@ -153,15 +164,10 @@ func (s *store) writtenSince(since domain.LSN, maps []*dirtyMap) (set *extent.Se
 	st := s.j.State()
 	from := since
 	if st.TailLSN > since+1 {
-		for _, d := range maps {
-			if d.reaches(since, st.TailLSN) {
-				set.Union(d.set)
-				from, known = st.TailLSN-1, true
-			}
-		}
-		if !known {
+		if !unite(set, maps, since, st.TailLSN) {
 			return nil, false, nil
 		}
+		from = st.TailLSN - 1
 	}
 	if err := s.markFrames(set, from, st.LastLSN); err != nil {
 		return nil, false, err

@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/domain"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal"
 	"github.com/holdfast-dr/holdfast/services/replicator/journal/vfs"
+	"github.com/holdfast-dr/holdfast/services/replicator/whole"
 )
 
 // commitLoop is the committer: it cuts the open frame whenever the one before it is written. Only a command that is alone is committed
@@ -205,27 +206,35 @@ func (s *session) nextToApply() *batch {
 
 // apply brings a frame to the volumes. Where their disk is full, initiators wait for room: what they wrote is in the journal.
 func (s *session) apply(b *batch) error {
-	guard := &s.whole
-	if !b.whole {
-		guard = nil
-	}
 	return s.g.roomy(s.ctx, func() error {
-		for {
-			if !s.gate.open() {
-				return fmt.Errorf("wait for room under epoch %s: %w", s.epoch, domain.ErrNoLease)
+		err := s.show(b)
+		for vfs.IsFull(err) { // writers would wait for what is kept of the past
+			gave, failed := s.st.hist.Yield(err)
+			if failed != nil {
+				return failed
 			}
-			err := s.g.outlivePast(s.ctx, s)
-			if err == nil {
-				err = s.st.apply(&b.frame, guard)
-			}
-			if !vfs.IsFull(err) {
+			if !gave {
 				return err
 			}
-			if gave, failed := s.st.hist.Yield(err); failed != nil || !gave { // writers would wait for what is kept of the past
-				return errors.Join(err, failed)
-			}
+			err = s.show(b)
 		}
+		return err
 	})
+}
+
+// show tries to bring a frame to the volumes.
+func (s *session) show(b *batch) error {
+	if !s.gate.open() {
+		return fmt.Errorf("wait for room under epoch %s: %w", s.epoch, domain.ErrNoLease)
+	}
+	if err := s.g.outlivePast(s.ctx, s); err != nil {
+		return err
+	}
+	var readers *whole.Guard
+	if b.whole {
+		readers = &s.whole
+	}
+	return s.st.apply(&b.frame, readers)
 }
 
 // note keeps what was applied for the targets that do not keep up.

@@ -383,12 +383,12 @@ func (g *Group) historyLost(count int, reason string) {
 // checkpoint when one is named and it is not back there already. What checkpoints there are stay; see store.apply.
 func (g *Group) leavePast(ctx context.Context, req api.PromoteRequest) error {
 	g.closeOverlays(ctx)
-	if req.Checkpoint == 0 || g.store.rolledBack(req.Checkpoint, req.Decision) {
+	if !g.store.goesBack(req) {
 		return nil
 	}
 	g.goingBack.Store(uint64(req.Checkpoint))
 	defer g.goingBack.Store(0)
-	if err := g.rollBack(ctx, req.Epoch, req.Checkpoint, req.Decision); err != nil {
+	if err := g.rollBack(ctx, req); err != nil {
 		return err
 	}
 	g.publish(ctx, "rolled_back", req.Epoch, req.Checkpoint, "", "")

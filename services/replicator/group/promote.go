@@ -38,7 +38,7 @@ func (g *Group) Promote(ctx context.Context, req api.PromoteRequest) (reply api.
 		switch {
 		case s.epoch != req.Epoch || !s.gate.open():
 			return reply, fmt.Errorf("promote group %s to epoch %s: serving epoch %s: %w", g.id, req.Epoch, s.epoch, domain.ErrStaleEpoch)
-		case req.Checkpoint != 0 && !g.store.rolledBack(req.Checkpoint, req.Decision):
+		case g.store.goesBack(req):
 			return reply, fmt.Errorf("promote group %s at checkpoint %d: its newest state is served under epoch %s, take a new one: %w", g.id, req.Checkpoint, s.epoch, domain.ErrStaleEpoch)
 		}
 		return g.serveConfirmed(ctx, s)
@@ -46,7 +46,7 @@ func (g *Group) Promote(ctx context.Context, req api.PromoteRequest) (reply api.
 	if err := g.mayPromote(req.Epoch); err != nil {
 		return reply, err
 	}
-	letGo, err := g.mayRollBack(req.Checkpoint, req.Decision)
+	letGo, err := g.mayRollBack(req)
 	if err != nil {
 		return reply, fmt.Errorf("promote: %w", err)
 	}
@@ -55,7 +55,7 @@ func (g *Group) Promote(ctx context.Context, req api.PromoteRequest) (reply api.
 	if err != nil {
 		return reply, fmt.Errorf("promote: %w", err)
 	}
-	estimate, err := g.estimateAt(req.Checkpoint, req.Decision)
+	estimate, err := g.estimateOf(req)
 	if err != nil {
 		return reply, fmt.Errorf("promote: %w", err)
 	}

@@ -110,17 +110,8 @@ func (s *store) keepFrames(item *api.Quarantined, first domain.LSN) error {
 // content is not. When no bitmap tells which they are, that is all that the volumes hold.
 func (s *store) keepBlocks(item *api.Quarantined, common domain.LSN, maps []*dirtyMap) error {
 	set := extent.New(s.sizes())
-	if tail := s.j.State().TailLSN; tail > common+1 {
-		known := false
-		for _, d := range maps {
-			if d.reaches(common, tail) {
-				set.Union(d.set)
-				known = true
-			}
-		}
-		if !known {
-			set.MarkAll()
-		}
+	if tail := s.j.State().TailLSN; tail > common+1 && !unite(set, maps, common, tail) {
+		set.MarkAll()
 	}
 	return s.fill(filepath.Join(item.Path, quarantineBlocks), func(w *bufio.Writer) error {
 		for run := range set.Runs(1 << 20) {

@@ -44,12 +44,17 @@ func (s *store) rolledBack(lsn domain.LSN, decision string) bool {
 		slices.ContainsFunc(s.lineage(), func(e api.LineageEntry) bool { return e.Epoch == m.RolledUnder && e.FirstLSN == lsn+1 })
 }
 
+// goesBack reports whether a promotion is to bring the copy to a checkpoint first.
+func (s *store) goesBack(req api.PromoteRequest) bool {
+	return req.Checkpoint != 0 && !s.rolledBack(req.Checkpoint, req.Decision)
+}
+
 // mayRollBack refuses a checkpoint that is not there, and keeps one that is until it is let go.
-func (g *Group) mayRollBack(lsn domain.LSN, decision string) (letGo func(), err error) {
-	if lsn == 0 || g.store.rolledBack(lsn, decision) {
+func (g *Group) mayRollBack(req api.PromoteRequest) (letGo func(), err error) {
+	if !g.store.goesBack(req) {
 		return func() {}, nil
 	}
-	v, err := g.view(lsn)
+	v, err := g.view(req.Checkpoint)
 	if err != nil {
 		return nil, err
 	}
@@ -87,18 +92,18 @@ func (s *session) since(p history.Point) (api.LossEstimate, error) {
 	return e, err
 }
 
-// estimateAt is EstimateAt of a promotion that may be a repeat.
-func (g *Group) estimateAt(lsn domain.LSN, decision string) (api.LossEstimate, error) {
-	if g.store.rolledBack(lsn, decision) {
+// estimateOf is the loss that a promotion takes, which may be a repeat.
+func (g *Group) estimateOf(req api.PromoteRequest) (api.LossEstimate, error) {
+	if !g.store.goesBack(req) {
 		return g.Estimate(), nil
 	}
-	return g.EstimateAt(lsn)
+	return g.EstimateAt(req.Checkpoint)
 }
 
 // rollBack brings the copy to a checkpoint, to go on from there under a new epoch. What came after is kept aside first.
 // Nothing else changes the store.
-func (g *Group) rollBack(ctx context.Context, epoch domain.Epoch, lsn domain.LSN, decision string) error {
-	s := g.store
+func (g *Group) rollBack(ctx context.Context, req api.PromoteRequest) error {
+	s, lsn := g.store, req.Checkpoint
 	if err := s.reloadTail(); err != nil {
 		return err
 	}
@@ -112,13 +117,13 @@ func (g *Group) rollBack(ctx context.Context, epoch domain.Epoch, lsn domain.LSN
 	if err := g.quarantineAfter(ctx, lsn); err != nil {
 		return err
 	}
-	r := rollback{LSN: lsn, For: decision}
+	r := rollback{LSN: lsn, For: req.Decision}
 	for _, e := range s.lineage() {
 		if e.FirstLSN <= lsn {
 			r.Lineage = append(r.Lineage, e)
 		}
 	}
-	r.Lineage = append(r.Lineage, api.LineageEntry{Epoch: epoch, FirstLSN: lsn + 1, Site: g.cfg.Site})
+	r.Lineage = append(r.Lineage, api.LineageEntry{Epoch: req.Epoch, FirstLSN: lsn + 1, Site: g.cfg.Site})
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err

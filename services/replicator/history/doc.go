@@ -1,4 +1,5 @@
-// Package history keeps the past of a copy: checkpoints, and of every block that changed since one what it held before. So the copy can be read, and rolled back to, as it was at any checkpoint that is listed.
+// Package history keeps the past of a copy: checkpoints, and of every block that changed since one what it held before. So the copy
+// can be read, and rolled back to, as it was at any checkpoint that is listed.
 //
 //	checkpoint   c1            c2            c3         now
 //	             |-- undo 1 ---|-- undo 2 ---|-- undo 3 --|  base (the volumes)

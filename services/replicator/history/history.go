@@ -371,14 +371,19 @@ func (h *History) dropOldest(reason string) bool {
 	}
 	s.drop()
 	h.mu.Unlock()
-	if err := h.remove(s.seq); err != nil {
-		h.gone = append(h.gone, s.seq) // with the next start
-		h.cfg.Log.Warn("old segment not removed", "folder", h.cfg.Dir, "segment", s.seq, "error", err)
-	}
+	h.unlink(s)
 	if told {
 		h.tellLost(1, reason)
 	}
 	return true
+}
+
+// unlink removes the file of a segment that the list has no more, now or with the next start. Under change.
+func (h *History) unlink(s *segment) {
+	if err := h.remove(s.seq); err != nil {
+		h.gone = append(h.gone, s.seq)
+		h.cfg.Log.Warn("segment that was given up is not removed", "folder", h.cfg.Dir, "segment", s.seq, "error", err)
+	}
 }
 
 // abandon gives the history up because of err. Call it under change.

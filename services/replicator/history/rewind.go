@@ -54,29 +54,27 @@ func (h *History) rewind(lsn domain.LSN) error {
 	if err != nil {
 		return err
 	}
-	before, gone := h.segs, h.gone
-	h.turn(append(slices.Clone(before[:i]), fresh), slices.Clone(gone))
-	for _, s := range before[i:] {
-		h.gone = append(h.gone, s.seq)
+	before, left, gone := h.segs, h.segs[i:], h.gone
+	going := slices.Clone(gone)
+	for _, s := range left {
+		going = append(going, s.seq)
 	}
+	h.turn(append(slices.Clone(before[:i]), fresh), going)
 	h.next++
 	if err := h.save(); err != nil {
 		h.turn(before, gone)
 		return errors.Join(err, fresh.f.Close())
 	}
 	h.mu.Lock()
+	h.gone = gone
 	h.bytes += fresh.size
-	for _, s := range before[i:] {
+	for _, s := range left {
 		h.bytes -= s.size
 		s.drop()
 	}
 	h.mu.Unlock()
-	for _, s := range before[i:] {
-		if err := h.remove(s.seq); err != nil { // with the next start
-			h.cfg.Log.Warn("segment of a checkpoint that was left is not removed", "folder", h.cfg.Dir, "segment", s.seq, "error", err)
-			continue
-		}
-		h.gone = slices.DeleteFunc(h.gone, func(q uint64) bool { return q == s.seq })
+	for _, s := range left {
+		h.unlink(s)
 	}
 	return nil
 }

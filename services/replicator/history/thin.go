@@ -43,13 +43,13 @@ func (h *History) Outlived(since, now time.Time) bool {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	n := len(h.segs)
-	if n == 0 || slices.ContainsFunc(h.segs, func(s *segment) bool { return s.pins > 0 }) {
+	if n == 0 {
 		return false
 	}
 	if newest := h.segs[n-1].point.Time; newest.After(since) {
 		since = newest
 	}
-	return since.Before(now.Add(-h.keep.Load().Age))
+	return since.Before(now.Add(-h.keep.Load().Age)) && !slices.ContainsFunc(h.segs, func(s *segment) bool { return s.pins > 0 })
 }
 
 // Yield gives room on a full disk to whoever needs it more: the oldest checkpoint, or the last one. False: there is none. An error is one
