@@ -21,11 +21,11 @@ const (
 
 // conn is one TCP connection: first its login, then, when it has a session, the full feature phase.
 type conn struct {
-	srv  *Server
-	nc   net.Conn
-	peer netip.Addr // the address it counts for
-	r    *iscsi.Reader
-	ss   *session // nil until login ended
+	srv    *Server
+	socket *socket
+	peer   netip.Addr // the address it counts for
+	r      *iscsi.Reader
+	ss     *session // nil until login ended
 
 	readAt   time.Duration // since the server began, when the reader last went to the network; the reader's own
 	drainAt  time.Duration // when the batch being sent was taken; under wmu
@@ -58,36 +58,21 @@ type outgoing interface {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	return &conn{srv: s, nc: nc, peer: peerOf(nc.RemoteAddr()), r: iscsi.NewSmallReader(nc, &s.pool, iscsi.DefaultMRDSL), w: iscsi.NewWriter(&deadlineWriter{nc, s.cfg.WriteTimeout}),
-		wake: make(chan struct{}, 1), ended: make(chan struct{})}
-}
-
-// deadlineWriter gives each write to the network its time.
-type deadlineWriter struct {
-	nc      net.Conn
-	timeout time.Duration
-}
-
-func (d *deadlineWriter) Write(b []byte) (int, error) {
-	if err := d.nc.SetWriteDeadline(time.Now().Add(d.timeout)); err != nil {
-		return 0, err
-	}
-	return d.nc.Write(b)
+	c := &conn{srv: s, peer: peerOf(nc.RemoteAddr()), wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	c.socket = newSocket(nc, s.cfg.WriteTimeout, &c.wmu, &s.directs)
+	c.r, c.w = iscsi.NewSmallReader(c.socket, &s.pool, iscsi.DefaultMRDSL), iscsi.NewWriter(c.socket)
+	return c
 }
 
 // serve runs the connection to its end.
 func (c *conn) serve() {
 	defer c.close("ended", false)
-	if tcp, ok := c.nc.(*net.TCPConn); ok {
-		_ = tcp.SetNoDelay(true)
-		_ = tcp.SetKeepAlive(true)
-	}
-	if err := c.nc.SetDeadline(time.Now().Add(c.srv.cfg.LoginTimeout)); err != nil {
+	if err := c.socket.SetReadDeadline(time.Now().Add(c.srv.cfg.LoginTimeout)); err != nil {
 		return
 	}
 	ss, err := login(c)
 	if errors.Is(err, io.EOF) {
-		c.srv.log.Debug("closed without a login", "initiator", c.nc.RemoteAddr().String()) // a health probe, mostly
+		c.srv.log.Debug("closed without a login", "initiator", c.socket.remote.String()) // a health probe, mostly
 		return
 	}
 	if err != nil {
@@ -98,7 +83,7 @@ func (c *conn) serve() {
 	if ss == nil {
 		return
 	}
-	if err := c.nc.SetReadDeadline(time.Time{}); err != nil {
+	if err := c.socket.SetReadDeadline(time.Time{}); err != nil {
 		ss.end()
 		return
 	}
@@ -107,7 +92,7 @@ func (c *conn) serve() {
 
 // tellRefused logs a login that failed. Wrong or missing credentials are somebody's mistake, or somebody.
 func (c *conn) tellRefused(ss *session, err error) {
-	from := c.nc.RemoteAddr().String()
+	from := c.socket.remote.String()
 	inARow, tell := c.srv.limits.refusal(c.peer)
 	if !tell {
 		return
@@ -124,12 +109,11 @@ func (c *conn) tellRefused(ss *session, err error) {
 // lastWords lets the answer to a refused login arrive: what the initiator still sent is read before the close, which
 // would otherwise be a reset.
 func (c *conn) lastWords() {
-	tcp, ok := c.nc.(*net.TCPConn)
-	if !ok || c.dead.Load() || tcp.CloseWrite() != nil {
+	if c.dead.Load() || !c.socket.closeWrite() {
 		return
 	}
-	_ = c.nc.SetReadDeadline(time.Now().Add(time.Second))
-	_, _ = io.CopyN(io.Discard, c.nc, 1<<20)
+	_ = c.socket.SetReadDeadline(time.Now().Add(time.Second))
+	_, _ = io.CopyN(io.Discard, c.socket, 1<<20)
 }
 
 func (c *conn) fullFeature(ss *session) {
@@ -163,6 +147,7 @@ func (c *conn) read(ss *session) error {
 		waits := !c.r.Waiting()
 		var err error
 		if waits {
+			c.socket.settle(ss.idle())
 			err = c.rests.await(c)
 		}
 		if err == nil {
@@ -235,11 +220,11 @@ func (c *conn) writer(stop <-chan struct{}) {
 // tellSilent says why the session is about to end; a discovery session that was left open is nobody's trouble.
 func (c *conn) tellSilent() {
 	if c.ss.tgt == nil {
-		c.srv.log.Info("idle discovery session ended", "initiator", c.ss.initiator, "address", c.nc.RemoteAddr().String())
+		c.srv.log.Info("idle discovery session ended", "initiator", c.ss.initiator, "address", c.socket.remote.String())
 		return
 	}
 	c.srv.log.Warn("session ended: its initiator answers no ping", "target", c.ss.targetName(), "initiator", c.ss.initiator,
-		"address", c.nc.RemoteAddr().String(), "silence", 3*c.srv.cfg.PingInterval)
+		"address", c.socket.remote.String(), "silence", 3*c.srv.cfg.PingInterval)
 }
 
 // enqueue adds to what is to be sent; the caller sees to it that someone drains.
@@ -335,11 +320,8 @@ func (c *conn) close(reason string, reset bool) {
 		return
 	}
 	close(c.ended)
-	if tcp, ok := c.nc.(*net.TCPConn); ok && reset {
-		_ = tcp.SetLinger(0)
-	}
-	_ = c.nc.Close()
-	c.srv.log.Debug("connection closed", "initiator", c.nc.RemoteAddr().String(), "reason", reason)
+	c.socket.Close(reset)
+	c.srv.log.Debug("connection closed", "initiator", c.socket.remote.String(), "reason", reason)
 }
 
 // answersKnown reports whether the initiator had every answer when it sent the PDU that is being handled, with its ExpStatSN, and has

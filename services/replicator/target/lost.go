@@ -1,11 +1,6 @@
 package target
 
-import (
-	"errors"
-	"net"
-	"syscall"
-	"time"
-)
+import "time"
 
 // maxLostWait bounds how long a login waits for a former session of its initiator whose connection is closed.
 const maxLostWait = 2 * time.Second
@@ -29,20 +24,4 @@ func (t *tgt) awaitLost(ss *session) {
 }
 
 // peerClosed reports whether the other side has closed the connection and nothing it sent is unread.
-func (c *conn) peerClosed() bool {
-	tcp, ok := c.nc.(*net.TCPConn)
-	if !ok {
-		return false
-	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return true
-	}
-	closed := false
-	err = raw.Control(func(fd uintptr) {
-		var b [1]byte
-		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		closed = n == 0 && err == nil || err != nil && !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EINTR)
-	})
-	return closed || err != nil
-}
+func (c *conn) peerClosed() bool { return c.socket.peerClosed() }

@@ -41,7 +41,7 @@ func (r *rests) end(c *conn) (called bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if called = r.called; called {
-		err = c.nc.SetReadDeadline(time.Time{})
+		err = c.socket.SetReadDeadline(time.Time{})
 	}
 	r.waits, r.called = false, false
 	return called, err
@@ -51,7 +51,7 @@ func (r *rests) end(c *conn) (called bool, err error) {
 func (c *conn) giveBack() {
 	c.rests.mu.Lock()
 	if c.rests.waits && c.rests.large {
-		c.rests.called = c.nc.SetReadDeadline(time.Unix(1, 0)) == nil
+		c.rests.called = c.socket.SetReadDeadline(time.Unix(1, 0)) == nil
 	}
 	c.rests.mu.Unlock()
 	c.wmu.Lock()

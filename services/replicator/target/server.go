@@ -96,6 +96,7 @@ type Server struct {
 	commands *commandSet
 	limits   *limits
 	buffered atomic.Int64 // bytes of commands in flight
+	directs  directs
 	began    time.Time
 
 	mu       sync.Mutex

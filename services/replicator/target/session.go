@@ -68,7 +68,7 @@ func (s *session) targetName() string {
 func (s *session) info() SessionInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return SessionInfo{Target: s.targetName(), Initiator: s.initiator, Remote: s.conn.nc.RemoteAddr().String(), TSIH: s.tsih, Since: s.since,
+	return SessionInfo{Target: s.targetName(), Initiator: s.initiator, Remote: s.conn.socket.remote.String(), TSIH: s.tsih, Since: s.since,
 		HeaderDigest: s.par.headerDigest, DataDigest: s.par.dataDigest, InFlight: s.inFlight + s.immediate}
 }
 
@@ -94,6 +94,13 @@ func (s *session) window() (exp, maxCmd uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.expCmdSN, s.maxCmdSN()
+}
+
+// idle reports whether every command was done.
+func (s *session) idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.inFlight+s.immediate == 0
 }
 
 func (s *session) maxCmdSN() uint32 { return s.expCmdSN + uint32(s.srv.cfg.QueueDepth-s.inFlight) - 1 }

@@ -117,9 +117,9 @@ func (s *session) portal() string {
 	if p := s.srv.cfg.Portal; p != "" {
 		return p
 	}
-	tcp, ok := s.conn.nc.LocalAddr().(*net.TCPAddr)
+	tcp, ok := s.conn.socket.local.(*net.TCPAddr)
 	if !ok {
-		return s.conn.nc.LocalAddr().String()
+		return s.conn.socket.local.String()
 	}
 	return net.JoinHostPort(tcp.IP.String(), strconv.Itoa(tcp.Port)) // without the zone, which is this machine's own name
 }
