@@ -14,10 +14,11 @@ import (
 )
 
 const (
-	// A socket goes direct after so many waits in a row of at most quickWait, and leaves after one of directWait.
-	quickWaits = 64
-	quickWait  = time.Millisecond
-	directWait = 5 * time.Millisecond
+	// A socket goes direct after busyWaits waits in a row of at most quickWait. Then each longer one counts against slowWait of them;
+	// when none is left it goes back.
+	busyWaits = 64
+	quickWait = time.Millisecond
+	slowWait  = 16
 	// directYield is how long the reader of a direct socket keeps its processor at most before it offers it to others. A goroutine that
 	// has run for 10 ms in the eyes of Go's scheduler loses its processor in each system call, and its next one is waited for anew.
 	directYield = 5 * time.Millisecond
@@ -31,7 +32,7 @@ var errDirect = errors.New("a direct socket has no read deadline")
 
 // socket is the network side of a connection. As a rule it is Go's: one thread polls all of them, and wakes a goroutine where
 // something came. For one whose initiator waits for each answer before its next command that is most of the way: the poller's thread
-// wakes up, and wakes another. So the descriptor of a busy socket is taken out of the poller, and its reader waits in recv(2) itself, as
+// wakes up, and wakes another. So the descriptor of a busy socket is taken out of the poller, and its reader waits in read(2) itself, as
 // long as silence stays short. A thread that waits so has one of Go's processors for up to 10 ms: directs bounds how many do.
 //
 // Read, settle and the change between the two are the reader's. Everything else may be called from anywhere, but writes one at a time,
@@ -42,12 +43,12 @@ type socket struct {
 	turn          *sync.Mutex   // held while something is written
 	directs       *directs
 
-	mu     sync.Mutex // for changes of nc and file; the reader, and who has the turn, need it not to look
+	mu     sync.Mutex // for changes of nc and direct; the reader, and who has the turn, need it not to look
 	nc     net.Conn
-	file   *os.File // the descriptor of a direct socket; then nc is closed
+	direct *direct // instead of nc, which is closed then
 	closed bool
 
-	quick   int       // waits in a row that were short
+	busy    int       // 0 to busyWaits: waits in a row that were short
 	yielded time.Time // while direct
 }
 
@@ -73,50 +74,61 @@ func newSocket(nc net.Conn, timeout time.Duration, turn *sync.Mutex, d *directs)
 func (k *socket) settle(idle bool) {
 	switch {
 	case !idle:
-		k.quick = 0
-		if k.file != nil {
+		k.busy = 0
+		if k.direct != nil {
 			k.leave()
 		}
-	case k.file == nil && k.quick >= quickWaits:
-		k.quick = 0
+	case k.direct == nil && k.busy >= busyWaits:
 		k.enter()
 	}
 }
 
 // Read is that of net.Conn.
 func (k *socket) Read(b []byte) (int, error) {
-	for k.file != nil {
-		if now := time.Now(); now.Sub(k.yielded) > directYield {
-			k.yielded = now
-			runtime.Gosched()
-		}
-		n, err := k.file.Read(b)
-		if n == 0 && k.isClosed() {
-			return 0, net.ErrClosed
-		}
-		if !errors.Is(err, unix.EAGAIN) {
+	for k.direct != nil {
+		n, err := k.readDirect(b)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}
 		k.leave()
 	}
 	began := time.Now()
 	n, err := k.nc.Read(b)
-	if k.quick++; time.Since(began) > quickWait {
-		k.quick = 0
+	if k.busy = min(k.busy+1, busyWaits); time.Since(began) > quickWait {
+		k.busy = 0
+	}
+	return n, err
+}
+
+// readDirect reads as Read does, and leaves a socket that is no longer busy.
+func (k *socket) readDirect(b []byte) (int, error) {
+	began := time.Now()
+	if began.Sub(k.yielded) > directYield {
+		k.yielded = began
+		runtime.Gosched()
+	}
+	n, err := k.direct.Read(b)
+	switch {
+	case n == 0 && k.isClosed():
+		return 0, net.ErrClosed
+	case n == 0:
+	case time.Since(began) <= quickWait:
+		k.busy = min(k.busy+1, busyWaits)
+	default:
+		if k.busy -= slowWait; k.busy <= 0 {
+			k.leave()
+		}
 	}
 	return n, err
 }
 
 // Write is that of net.Conn, with the time that a write may take.
 func (k *socket) Write(b []byte) (int, error) {
-	if k.file != nil {
-		n, err := k.file.Write(b)
-		if errors.Is(err, unix.EAGAIN) {
-			err = os.ErrDeadlineExceeded
-		}
-		return n, err
+	deadline := time.Now().Add(k.timeout)
+	if k.direct != nil {
+		return k.direct.Write(b, deadline)
 	}
-	if err := k.nc.SetWriteDeadline(time.Now().Add(k.timeout)); err != nil {
+	if err := k.nc.SetWriteDeadline(deadline); err != nil {
 		return 0, err
 	}
 	return k.nc.Write(b)
@@ -126,16 +138,26 @@ func (k *socket) Write(b []byte) (int, error) {
 func (k *socket) enter() {
 	tcp, ok := k.nc.(*net.TCPConn)
 	if !ok || !k.directs.take() {
+		k.busy = 0
 		return
 	}
-	if k.change(func() error { return k.toFile(tcp) }) != nil {
+	if k.change(func() (err error) { k.direct, err = newDirect(tcp); return err }) != nil {
+		k.busy = 0
 		k.directs.give()
 	}
 }
 
 // leave gives a direct socket back to the poller. When it cannot, it is tried again after the next wait.
 func (k *socket) leave() {
-	if k.change(k.toConn) == nil {
+	k.busy = 0
+	err := k.change(func() error {
+		nc, err := k.direct.polled()
+		if err == nil {
+			k.nc, k.direct = nc, nil
+		}
+		return err
+	})
+	if err == nil {
 		k.directs.give()
 	}
 }
@@ -154,61 +176,15 @@ func (k *socket) change(do func() error) error {
 	return do()
 }
 
-// toFile takes a second descriptor of the connection, which waits by itself, and closes the first one.
-func (k *socket) toFile(tcp *net.TCPConn) error {
-	fd := -1
-	err := control(tcp, func(own int) (err error) {
-		fd, err = unix.FcntlInt(uintptr(own), unix.F_DUPFD_CLOEXEC, 0)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	wait, patience := unix.NsecToTimeval(int64(directWait)), unix.NsecToTimeval(int64(k.timeout))
-	err = errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience))
-	if err == nil {
-		err = unix.SetNonblock(fd, false) // last: it holds for both descriptors
-	}
-	if err != nil {
-		return errors.Join(err, unix.Close(fd))
-	}
-	k.file = os.NewFile(uintptr(fd), k.remote.String())
-	return tcp.Close()
-}
-
-// toConn is the way back. The connection is Go's with a descriptor of its own.
-func (k *socket) toConn() error {
-	nc, err := net.FileConn(k.file)
-	if err != nil {
-		return err
-	}
-	err = k.file.Close()
-	k.nc, k.file, k.quick = nc, nil, 0
-	return err
-}
-
-// control calls f with the descriptor of c, which nobody closes meanwhile.
-func control(c syscall.Conn, f func(fd int) error) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed error
-	err = raw.Control(func(fd uintptr) { failed = f(int(fd)) })
-	return errors.Join(err, failed)
-}
-
 // descriptor is what has the descriptor now, nil for what is no TCP connection. Under mu.
 func (k *socket) descriptor() syscall.Conn {
-	if k.file != nil {
-		return k.file
+	if k.direct != nil {
+		return k.direct.file
 	}
-	tcp, _ := k.nc.(*net.TCPConn)
-	if tcp == nil {
-		return nil
+	if tcp, ok := k.nc.(*net.TCPConn); ok {
+		return tcp
 	}
-	return tcp
+	return nil
 }
 
 // Close ends the socket, and a Read that waits; with reset nothing the kernel holds is sent any more. A second call changes nothing.
@@ -224,12 +200,11 @@ func (k *socket) Close(reset bool) {
 			return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		})
 	}
-	if k.file == nil {
+	if k.direct == nil {
 		_ = k.nc.Close()
 		return
 	}
-	_ = control(k.file, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) }) // closing alone wakes nobody in recv(2)
-	_ = k.file.Close()
+	k.direct.Close(reset)
 	k.directs.give()
 }
 
@@ -243,7 +218,7 @@ func (k *socket) isClosed() bool {
 func (k *socket) SetReadDeadline(t time.Time) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.file != nil {
+	if k.direct != nil {
 		return errDirect
 	}
 	return k.nc.SetReadDeadline(t)
@@ -254,7 +229,7 @@ func (k *socket) closeWrite() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	tcp, ok := k.nc.(*net.TCPConn)
-	return ok && k.file == nil && tcp.CloseWrite() == nil
+	return ok && k.direct == nil && tcp.CloseWrite() == nil
 }
 
 // peerClosed reports whether the other side has closed the connection and nothing it sent is unread.

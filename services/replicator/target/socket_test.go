@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -92,7 +93,7 @@ func TestNoSessionIsDirectOnOneProcessor(t *testing.T) {
 	b := newBench(t, Config{}, nil)
 	c := b.login()
 	c.do(iscsi.CDB{}, 0)
-	for range 50 * quickWaits {
+	for range 50 * busyWaits {
 		c.do(iscsi.Read16CDB(0, 1), BlockSize)
 		if b.direct() != 0 {
 			t.Fatal("it has the only processor")
@@ -140,16 +141,79 @@ func TestADirectSessionWhoseInitiatorVanishesEnds(t *testing.T) {
 	}
 }
 
-// A direct session whose initiator takes no answers ends when one has waited for the time that a write may take.
+// stalled is a direct session whose initiator has taken a first part of its answers, and takes no more: the target waits to send.
+func (b *bench) stalled() *client {
+	b.t.Helper()
+	c := b.directSession()
+	if err := c.nc.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+		b.t.Fatal(err)
+	}
+	c.send(c.command(iscsi.Read16CDB(0, 16384), 8<<20, false), nil)
+	if _, err := io.ReadFull(c.nc, make([]byte, 100<<10)); err != nil {
+		b.t.Fatal(err)
+	}
+	return c
+}
+
 func TestADirectSessionThatTakesNoAnswersEnds(t *testing.T) {
 	fourProcessors(t)
 	b := newBench(t, Config{WriteTimeout: 300 * time.Millisecond}, nil)
-	c := b.directSession()
-	for {
-		cmd := c.command(iscsi.Read16CDB(0, 128), 128*BlockSize, false)
-		if c.trySend(cmd, nil) != nil {
-			break // it is gone; while it is there, what it does not take in holds up what is sent to it in the end
-		}
-	}
+	b.stalled()
 	eventually(t, "it never ends", func() bool { return b.direct() == 0 && len(b.connections()) == 0 })
+}
+
+// An initiator that takes its answers a little at a time has no more time for them than one that takes none.
+func TestADirectSessionThatTakesItsAnswersByDripsEnds(t *testing.T) {
+	fourProcessors(t)
+	b := newBench(t, Config{WriteTimeout: 300 * time.Millisecond}, nil)
+	c := b.stalled()
+	var drips sync.WaitGroup
+	drips.Go(func() {
+		drip := make([]byte, 512)
+		for {
+			if _, err := c.nc.Read(drip); err != nil {
+				return
+			}
+			<-time.After(time.Millisecond)
+		}
+	})
+	eventually(t, "it never ends", func() bool { return b.direct() == 0 && len(b.connections()) == 0 })
+	c.nc.Close()
+	drips.Wait()
+}
+
+// What is dropped sends nothing more, though the kernel has much of it, and the drop waits for nobody.
+func TestADirectSessionThatTakesNoAnswersIsDroppedAtOnce(t *testing.T) {
+	fourProcessors(t)
+	b := newBench(t, Config{WriteTimeout: time.Minute}, nil)
+	c := b.stalled() // its deadline is before a minute is over
+	if err := b.srv.DropSessions(testIQN); err != nil {
+		t.Fatal(err)
+	}
+	n, err := io.Copy(io.Discard, c.nc)
+	var ne net.Error
+	if err == nil || errors.As(err, &ne) && ne.Timeout() || n > 4<<20 {
+		t.Fatalf("%d bytes came of what was dropped, then %v", n, err)
+	}
+	eventually(t, "it is direct", func() bool { return b.direct() == 0 })
+}
+
+func TestADirectSessionThatTakesNoAnswersIsReinstatedAtOnce(t *testing.T) {
+	fourProcessors(t)
+	b := newBench(t, Config{WriteTimeout: time.Minute}, nil)
+	b.stalled()
+	b.login().do(iscsi.TestUnitReadyCDB(), 0)
+}
+
+func TestADirectSessionThatBecomesSlowIsNotDirect(t *testing.T) {
+	fourProcessors(t)
+	b := newBench(t, Config{}, nil)
+	c := b.directSession()
+	for n := 0; b.direct() > 0; n++ {
+		if n == 1000 {
+			t.Fatal("it is direct")
+		}
+		<-time.After(2 * time.Millisecond)
+		c.do(iscsi.TestUnitReadyCDB(), 0)
+	}
 }
