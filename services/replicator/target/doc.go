@@ -22,11 +22,16 @@
 // two pings end the connection. A command numbered out of the window is ignored, and a gap, which one connection cannot
 // have at level 0, ends the session.
 //
+// # How a reader waits
+//
+// In Go's poller, as a rule. That of a busy session whose commands are done at once waits in read(2) itself (see socket, and
+// docs/adr/0029): half of the processors at most. Nobody waits in write(2) there, and a reset ends both at once.
+//
 // # Locks
 //
 // A unit's reservations are a value that commands look at without a lock; holding.changing, which may be held for as long as a
 // Keeper takes to make them durable, orders those who change them and is above all others here.
 //
-// Server.mu > tgt.mu > session.mu > conn.qmu; conn.wmu (held while writing to the network) > session.mu. A unit's done
+// Server.mu > tgt.mu > session.mu > conn.qmu; conn.wmu (held while writing to the network) > session.mu; conn.wmu > socket.mu. A unit's done
 // takes session.mu and conn.qmu only, so a stalled initiator never holds a unit up.
 package target
