@@ -12,7 +12,7 @@ func (t *tgt) awaitLost(ss *session) {
 	limit := time.NewTimer(maxLostWait)
 	defer limit.Stop()
 	for _, have := range t.list() {
-		if have.initiator != ss.initiator || have.isid == ss.isid || !have.conn.peerClosed() {
+		if have.initiator != ss.initiator || have.isid == ss.isid || !have.conn.socket.peerClosed() {
 			continue
 		}
 		select {
@@ -22,6 +22,3 @@ func (t *tgt) awaitLost(ss *session) {
 		}
 	}
 }
-
-// peerClosed reports whether the other side has closed the connection and nothing it sent is unread.
-func (c *conn) peerClosed() bool { return c.socket.peerClosed() }

@@ -13,10 +13,10 @@ import (
 	"github.com/holdfast-dr/holdfast/pkg/iscsi"
 )
 
-// fourProcessors sees to it that two sockets of a server may be direct.
-func fourProcessors(t *testing.T) {
+// processors has the test run on n of them, of which half may wait for direct sockets.
+func processors(t *testing.T, n int) {
 	t.Helper()
-	before := runtime.GOMAXPROCS(4)
+	before := runtime.GOMAXPROCS(n)
 	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
 }
 
@@ -47,7 +47,7 @@ func (b *bench) directSession() *client {
 }
 
 func TestABusySessionIsDirectUntilItIsSilent(t *testing.T) {
-	fourProcessors(t)
+	processors(t, 4)
 	b := newBench(t, Config{}, nil)
 	c := b.directSession()
 	for range 5 { // there and back again
@@ -63,7 +63,7 @@ func TestABusySessionIsDirectUntilItIsSilent(t *testing.T) {
 }
 
 func TestNoMoreSessionsAreDirectThanHalfTheProcessors(t *testing.T) {
-	fourProcessors(t)
+	processors(t, 4)
 	b := newBench(t, Config{}, nil)
 	most := 0
 	var all []*client
@@ -88,8 +88,7 @@ func TestNoMoreSessionsAreDirectThanHalfTheProcessors(t *testing.T) {
 }
 
 func TestNoSessionIsDirectOnOneProcessor(t *testing.T) {
-	before := runtime.GOMAXPROCS(1)
-	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
+	processors(t, 1)
 	b := newBench(t, Config{}, nil)
 	c := b.login()
 	c.do(iscsi.CDB{}, 0)
@@ -102,7 +101,7 @@ func TestNoSessionIsDirectOnOneProcessor(t *testing.T) {
 }
 
 func TestASessionWhoseCommandsTakeTimeIsNotDirect(t *testing.T) {
-	fourProcessors(t)
+	processors(t, 4)
 	b := newBench(t, Config{}, nil)
 	c := b.directSession()
 	b.unit.hold()
@@ -115,7 +114,7 @@ func TestASessionWhoseCommandsTakeTimeIsNotDirect(t *testing.T) {
 }
 
 func TestADirectSessionThatIsDroppedIsReset(t *testing.T) {
-	fourProcessors(t)
+	processors(t, 4)
 	for range 20 {
 		b := newBench(t, Config{}, nil)
 		c := b.directSession()
@@ -130,7 +129,7 @@ func TestADirectSessionThatIsDroppedIsReset(t *testing.T) {
 }
 
 func TestADirectSessionWhoseInitiatorVanishesEnds(t *testing.T) {
-	fourProcessors(t)
+	processors(t, 4)
 	b := newBench(t, Config{}, nil)
 	for range 20 {
 		c := b.directSession()
@@ -156,7 +155,7 @@ func (b *bench) stalled() *client {
 }
 
 func TestADirectSessionThatTakesNoAnswersEnds(t *testing.T) {
-	fourProcessors(t)
+	processors(t, 4)
 	b := newBench(t, Config{WriteTimeout: 300 * time.Millisecond}, nil)
 	b.stalled()
 	eventually(t, "it never ends", func() bool { return b.direct() == 0 && len(b.connections()) == 0 })
@@ -164,7 +163,7 @@ func TestADirectSessionThatTakesNoAnswersEnds(t *testing.T) {
 
 // An initiator that takes its answers a little at a time has no more time for them than one that takes none.
 func TestADirectSessionThatTakesItsAnswersByDripsEnds(t *testing.T) {
-	fourProcessors(t)
+	processors(t, 4)
 	b := newBench(t, Config{WriteTimeout: 300 * time.Millisecond}, nil)
 	c := b.stalled()
 	var drips sync.WaitGroup
@@ -184,7 +183,7 @@ func TestADirectSessionThatTakesItsAnswersByDripsEnds(t *testing.T) {
 
 // What is dropped sends nothing more, though the kernel has much of it, and the drop waits for nobody.
 func TestADirectSessionThatTakesNoAnswersIsDroppedAtOnce(t *testing.T) {
-	fourProcessors(t)
+	processors(t, 4)
 	b := newBench(t, Config{WriteTimeout: time.Minute}, nil)
 	c := b.stalled() // its deadline is before a minute is over
 	if err := b.srv.DropSessions(testIQN); err != nil {
@@ -199,14 +198,14 @@ func TestADirectSessionThatTakesNoAnswersIsDroppedAtOnce(t *testing.T) {
 }
 
 func TestADirectSessionThatTakesNoAnswersIsReinstatedAtOnce(t *testing.T) {
-	fourProcessors(t)
+	processors(t, 4)
 	b := newBench(t, Config{WriteTimeout: time.Minute}, nil)
 	b.stalled()
 	b.login().do(iscsi.TestUnitReadyCDB(), 0)
 }
 
 func TestADirectSessionThatBecomesSlowIsNotDirect(t *testing.T) {
-	fourProcessors(t)
+	processors(t, 4)
 	b := newBench(t, Config{}, nil)
 	c := b.directSession()
 	for n := 0; b.direct() > 0; n++ {
